@@ -1,0 +1,490 @@
+"""The recipe: one typed description of a run, read from YAML.
+
+`load_recipe` reads the file, applies `--set a.b=c` edits to the plain mapping, then validates once, so that every
+problem of the file and of the edits is shown together. Keys use the names of PEFT's `LoraConfig` and of
+`transformers.TrainingArguments` where those have one. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tunesmith.errors import RecipeError
+
+
+class Section(BaseModel):
+    """A section of the recipe: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which base model, and how its numbers are held.
+
+    Args:
+        name: a catalog name, a hub id, a folder, or a .gguf file.
+        revision: branch, tag or commit of a hub id.
+        precision: auto takes bf16 where the device computes in it, else fp16 on CUDA and fp32 on a CPU.
+    """
+
+    name: str = Field(min_length=1)
+    revision: str | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class HubDataset(Section):
+    """A dataset of the hub, read with the `datasets` package.
+
+    Args:
+        path: its id, as "openai/gsm8k".
+        name: its configuration, as "main".
+        split: its split.
+        revision: branch, tag or commit.
+    """
+
+    path: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+Sources = Annotated[list[str | HubDataset], BeforeValidator(_as_list), Field(min_length=1)]
+"""One file or hub dataset, or a list of them."""
+
+
+class ColumnMapping(Section):
+    """Which columns hold what, for rows of no usual shape.
+
+    Give `messages` (a list of turns; `role` and `content` name the keys within a turn), or `prompt` and
+    `completion` with an optional `system`, or `text`.
+    """
+
+    messages: str | None = None
+    role: str = "role"
+    content: str = "content"
+    system: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> ColumnMapping:
+        pair = (self.prompt is not None, self.completion is not None)
+        if pair[0] != pair[1]:
+            raise ValueError("prompt and completion go together")
+        if (self.messages is not None) + pair[0] + (self.text is not None) != 1:
+            raise ValueError("name exactly one of: messages; prompt and completion; text")
+        return self
+
+
+DataFormat = Literal[
+    "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "mapping"
+]
+
+
+class DataSection(Section):
+    """Where the examples are and how a row is read.
+
+    Args:
+        train: file(s) or hub dataset(s) to train on.
+        validation: watched while training; the best checkpoint is the one with the lowest loss here.
+        test: answered and scored by `evaluate`.
+        format: the shape of a row; auto detects it.
+        mapping: columns of rows of no usual shape.
+        system: a system message for every conversation that has none.
+        on_bad_row: error stops at the first file with bad rows; skip drops and reports them.
+        max_length: longest example in tokens; auto takes it from the data. What is cut is reported.
+    """
+
+    train: Sources
+    validation: Sources | None = None
+    test: Sources | None = None
+    format: DataFormat = "auto"
+    mapping: ColumnMapping | None = None
+    system: str | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    max_length: Literal["auto"] | Annotated[int, Field(ge=8)] = "auto"
+
+    @model_validator(mode="after")
+    def _mapping_has_its_format(self) -> DataSection:
+        if self.mapping is not None and self.format not in ("auto", "mapping"):
+            raise ValueError(f"format: {self.format} and mapping exclude each other; leave format out")
+        if self.mapping is None and self.format == "mapping":
+            raise ValueError("format: mapping needs a mapping that names the columns")
+        return self
+
+
+class AdapterSection(Section):
+    """The adapter: every field of PEFT's `LoraConfig` (0.21) under PEFT's name, and `method` and `layers` of ours.
+
+    Args:
+        method: how the model is adapted.
+        layers: all, last:N, or layer indices; shorthand for PEFT's `layers_to_transform`.
+        target_modules: all-linear, attention, or module names.
+
+    Defaults are PEFT's, but for `r`, `lora_alpha` and `target_modules`: adapting all linear layers is needed to match
+    full fine-tuning (Dettmers et al., QLoRA, 2305.14314, section 4; PEFT's own default for Llama is q and v only).
+    """
+
+    method: Literal["lora"] = "lora"
+    layers: Literal["all"] | Annotated[str, Field(pattern=r"^last:[1-9]\d*$")] | list[Annotated[int, Field(ge=0)]] = "all"
+    r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear", "attention"] | str | list[str] = "all-linear"
+    exclude_modules: str | list[str] | None = None
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    use_qalora: bool = False
+    qalora_group_size: int = Field(16, ge=1)
+    lora_bias: bool = False
+    fan_in_fan_out: bool = False
+    init_lora_weights: bool | str = True
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    layer_replication: list[tuple[int, int]] | None = None
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, int] = Field(default_factory=dict)
+    target_parameters: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    ensure_weight_tying: bool = False
+    alora_invocation_tokens: list[int] | None = None
+    megatron_config: dict[str, Any] | None = None
+    megatron_core: str | None = "megatron.core"
+    loftq_config: dict[str, Any] = Field(default_factory=dict)
+    eva_config: dict[str, Any] | None = None
+    corda_config: dict[str, Any] | None = None
+    lora_ga_config: dict[str, Any] | None = None
+    velora_config: dict[str, Any] | None = None
+    monteclora_config: dict[str, Any] | None = None
+    runtime_config: dict[str, Any] = Field(default_factory=dict)
+    use_bdlora: dict[str, Any] | None = None
+    arrow_config: dict[str, Any] | None = None
+    kasa_config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_choice_of_layers(self) -> AdapterSection:
+        if self.layers != "all" and self.layers_to_transform is not None:
+            raise ValueError("layers and layers_to_transform say the same thing; give one")
+        return self
+
+
+class TrainSection(Section):
+    """How to train; names and meaning are those of `transformers.TrainingArguments`.
+
+    Args:
+        num_train_epochs: passes over the training data; a fraction is allowed.
+        max_steps: optimizer steps; overrides the epochs when given.
+        warmup_steps: steps of linear warmup, or a share of all steps when below 1.
+        warmup_ratio: the same as a share; give one of the two.
+        gradient_accumulation_steps: micro-batches of one optimizer step. Their token losses are summed and divided
+            by the step's target tokens, so that accumulation does not change the result.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
+        train_sampling_strategy: group_by_length puts like lengths together, so that less is padding.
+        eval_steps: validate every so many steps; by default at the end of each epoch.
+        save_steps: write a checkpoint every so many steps.
+        save_total_limit: checkpoints to keep; the newest and the best always stay.
+        load_best_model_at_end: the adapter is the one with the lowest validation loss, not the last.
+        early_stopping_patience: stop after so many validations without a lower loss.
+        early_stopping_threshold: how much lower counts.
+        report_to: further trackers beside metrics.jsonl.
+    """
+
+    num_train_epochs: float = Field(3.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    per_device_train_batch_size: int = Field(8, ge=1)
+    per_device_eval_batch_size: int = Field(16, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    gradient_checkpointing: bool = False
+    learning_rate: float = Field(2e-4, gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: Annotated[float, Field(ge=0)] | None = None
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "group_by_length"
+    logging_steps: int = Field(10, ge=1)
+    eval_steps: Annotated[int, Field(ge=1)] | None = None
+    save_steps: int = Field(500, ge=1)
+    save_total_limit: int = Field(3, ge=1)
+    load_best_model_at_end: bool = True
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker_or_none(cls, value: object) -> object:
+        if value in (None, "none"):
+            return []
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _whole_or_share(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and value != int(value):
+            raise ValueError("give a whole number of steps, or a share below 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> TrainSection:
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError("warmup_steps and warmup_ratio say the same thing; give one")
+        return self
+
+    @model_validator(mode="after")
+    def _stopping_needs_patience(self) -> TrainSection:
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise ValueError("early_stopping_threshold does nothing without early_stopping_patience")
+        return self
+
+
+class Targets(Section):
+    """Gates: an evaluation that misses one fails with exit code 1.
+
+    Args:
+        bleu: lowest corpus BLEU, a share in [0, 1].
+        rouge_l: lowest ROUGE-L, a share in [0, 1].
+        exact_match: lowest share of answers equal to the reference.
+        perplexity: highest perplexity of the references.
+        time_to_first_token_ms: highest median.
+        ms_per_token: highest median of the time between tokens, one request at a time.
+        peak_memory_gb: highest peak memory of a fresh process that answers, in 10^9 bytes.
+        better_than_base: metrics whose paired interval of the gain over the base model must exclude zero.
+    """
+
+    bleu: Annotated[float, Field(ge=0, le=1)] | None = None
+    rouge_l: Annotated[float, Field(ge=0, le=1)] | None = None
+    exact_match: Annotated[float, Field(ge=0, le=1)] | None = None
+    perplexity: Annotated[float, Field(ge=1)] | None = None
+    time_to_first_token_ms: Annotated[float, Field(gt=0)] | None = None
+    ms_per_token: Annotated[float, Field(gt=0)] | None = None
+    peak_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    better_than_base: list[Literal["bleu", "rouge_l", "exact_match", "perplexity"]] = Field(default_factory=list)
+
+
+class EvaluateSection(Section):
+    """How the test set is answered and scored.
+
+    Args:
+        max_new_tokens: longest answer; auto takes 1.5 times the longest reference.
+        batch_size: requests answered together.
+        limit: score only the first so many test examples.
+        tokenize: sacreBLEU's tokenisation; auto takes zh or ja-mecab by the references' script, else 13a.
+        bootstrap_samples: resamples behind each interval.
+        confidence: the intervals' coverage.
+        latency_requests: requests timed one at a time in a fresh process; 0 leaves timing out.
+        samples: answers shown side by side.
+        targets: the gates.
+    """
+
+    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    batch_size: int = Field(16, ge=1)
+    limit: Annotated[int, Field(ge=1)] | None = None
+    tokenize: Literal["auto", "13a", "intl", "zh", "ja-mecab", "char", "none"] = "auto"
+    bootstrap_samples: int = Field(1000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    latency_requests: int = Field(8, ge=0)
+    samples: int = Field(5, ge=0)
+    targets: Targets = Field(default_factory=Targets)
+
+
+class ExportSection(Section):
+    """What is written for use elsewhere.
+
+    Args:
+        merge: write the base model with the adapter merged into it.
+        parity_prompts: held-out prompts on which adapter and merged model are compared.
+        max_shard_size: largest safetensors file.
+    """
+
+    merge: bool = True
+    parity_prompts: int = Field(16, ge=1)
+    max_shard_size: str = Field("5GB", pattern=r"^\d+(MB|GB)$")
+
+
+class Recipe(Section):
+    """One run, whole."""
+
+    model: ModelSection
+    data: DataSection
+    adapter: AdapterSection = Field(default_factory=AdapterSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    export: ExportSection = Field(default_factory=ExportSection)
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out, as YAML that `load_recipe` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def digest(self) -> str:
+        """SHA-256 of the recipe's values, in hex; equal for recipes that say the same in other words."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which plain YAML silently takes the last, and reads 3e-4 as a number."""
+
+
+def _mapping_without_doubles(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if isinstance(key, (str, int, float, bool)) and key in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=key_node.start_mark)
+        if isinstance(key, (str, int, float, bool)):
+            seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles)
+# YAML 1.1 reads 3e-4 as text for want of a dot; users and other tools write learning rates so.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and validates a recipe.
+
+    Args:
+        source: a YAML file, or the mapping itself.
+        overrides: edits as "train.learning_rate=1e-4"; the value is read as YAML.
+
+    Raises:
+        RecipeError: with every problem found: unreadable file, unknown keys with the nearest known one, wrong values.
+    """
+    place = None if isinstance(source, Mapping) else str(source)
+    values: dict[str, Any] = json.loads(json.dumps(source)) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    problems = [problem for edit in overrides if (problem := _apply(values, edit))]
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(problems + _explain(error), place=place) from None
+    if problems:
+        raise RecipeError(problems, place=place)
+    return recipe
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    place = str(path)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise RecipeError(["there is no such file"], place=place, remedy=_near_recipes(path)) from None
+    except IsADirectoryError:
+        raise RecipeError(["this is a folder, not a recipe"], place=place) from None
+    except OSError as error:
+        raise RecipeError([f"cannot be read: {error.strerror}"], place=place) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError([f"is not UTF-8 text (byte {error.start})"], place=place) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError([f"is not valid YAML: {_one_line(error)}"], place=place) from None
+    if not isinstance(values, dict):
+        raise RecipeError(["holds no mapping; expected sections model, data, train, ..."], place=place)
+    return values
+
+
+def _near_recipes(path: Path) -> str | None:
+    if not path.parent.is_dir():
+        return None
+    names = sorted(str(p) for p in path.parent.glob("*.y*ml"))
+    return f"recipes here: {', '.join(names)}" if names else None
+
+
+def _one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return where + (getattr(error, "problem", None) or str(error) or type(error).__name__).replace("\n", " ")
+
+
+def _apply(values: dict[str, Any], edit: str) -> str | None:
+    """Edits `values` in place; returns the problem, if there is one."""
+    key, equals, text = edit.partition("=")
+    if not equals or not key.strip():
+        return f"--set {edit}: write it as section.key=value"
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        return f"--set {edit}: the value is not valid YAML: {_one_line(error)}"
+    *parents, last = key.strip().split(".")
+    at: Any = values
+    for name in parents:
+        if at.get(name) is None:
+            at[name] = {}
+        at = at[name]
+        if not isinstance(at, dict):
+            return f"--set {edit}: '{name}' is not a section"
+    at[last] = value
+    return None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line for each problem, unknown keys with the nearest known one."""
+    lines: dict[str, None] = {}
+    for item in error.errors(include_url=False, include_input=True):
+        names, known = _walk(item["loc"])
+        key = ".".join(names)
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+            lines[f"{key}: unknown key" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")] = None
+        elif item["type"] == "missing":
+            lines[f"{key}: missing"] = None
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            value = item.get("input")
+            given = f" (given: {value!r})" if isinstance(value, (str, int, float, bool, type(None))) else ""
+            lines[f"{key}: {message[:1].lower() + message[1:]}{given}" if key else message] = None
+    return list(lines)
+
+
+def _walk(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The recipe keys of a pydantic location, without its marks for the members of a union, and the last one's siblings."""
+    names: list[str] = []
+    siblings = list(Recipe.model_fields)
+    section: type[BaseModel] | None = Recipe
+    for part in location:
+        if isinstance(part, int):
+            names.append(str(part))
+            continue
+        if section is not None and part in section.model_fields:
+            siblings = list(section.model_fields)
+            names.append(part)
+            section = _section_of(section.model_fields[part].annotation)
+        elif part == location[-1] and section is not None and part not in _union_marks(section):
+            siblings = list(section.model_fields)
+            names.append(part)
+    return names, siblings
+
+
+def _union_marks(section: type[BaseModel]) -> set[str]:
+    return {section.__name__}
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is not None:
+        for inner in get_args(annotation):
+            if (found := _section_of(inner)) is not None:
+                return found
+    return None

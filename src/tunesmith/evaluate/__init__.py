@@ -1,0 +1,1 @@
+"""Scores, latency and comparisons of base and tuned models."""

@@ -1,0 +1,172 @@
+"""The data of a report: findings, figures, tables, series and samples; to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+Scalar = str | int | float | bool | None
+
+
+class Severity(str, Enum):
+    """How much a finding matters: an error stops the pipeline, a warning and a note do not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found, with what shows it and what to do.
+
+    Args:
+        code: a stable kebab-case name, as "answers-cut".
+        severity: error, warning or note.
+        message: one sentence with the figures.
+        evidence: examples or places, one line each.
+        remedy: what to do; empty for a note that asks for nothing.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    evidence: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One named number, as ("Trainable parameters", 4884480, "").
+
+    Args:
+        name: a stable snake_case key.
+        label: what a person reads.
+        value: the number or a short text.
+        unit: "GB", "ms", "%" or empty.
+        detail: an interval or a condition, as "95 % interval 0.61 to 0.78".
+    """
+
+    name: str
+    label: str
+    value: Scalar
+    unit: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table: `rows` hold as many cells as there are `columns`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Scalar, ...], ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line (or bar group) of a chart; series of the same `chart` are drawn together.
+
+    Args:
+        chart: title of the chart.
+        name: name of this line.
+        x: the x values.
+        y: as many y values.
+        x_label: what x counts, as "step".
+        y_label: what y measures, as "loss".
+        kind: "line" or "bar".
+    """
+
+    chart: str
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    x_label: str = ""
+    y_label: str = ""
+    kind: str = "line"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Texts side by side: `texts` holds (heading, text) pairs, as ("prompt", ...), ("base", ...), ("tuned", ...)."""
+
+    title: str
+    texts: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Report:
+    """What a stage found and measured.
+
+    Args:
+        stage: "check", "train", "evaluate", "export" or "doctor".
+        title: one line for the head of the page.
+    """
+
+    stage: str
+    title: str
+    findings: list[Finding] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    series: list[Series] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that stop the pipeline."""
+        return [finding for finding in self.findings if finding.severity is Severity.ERROR]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no finding is an error."""
+        return not self.errors
+
+    def add_finding(
+        self, severity: Severity, code: str, message: str, *, evidence: tuple[str, ...] = (), remedy: str = ""
+    ) -> None:
+        """Adds a finding."""
+        self.findings.append(Finding(code, severity, message, evidence, remedy))
+
+    def add_figure(self, name: str, label: str, value: Scalar, unit: str = "", detail: str = "") -> None:
+        """Adds a figure."""
+        self.figures.append(Figure(name, label, value, unit, detail))
+
+    def figure(self, name: str) -> Scalar:
+        """The value of the figure called `name`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for one in self.figures:
+            if one.name == name:
+                return one.value
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` reads it back."""
+        return {"format": 1, "passed": self.passed, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        """The report as JSON text, ending in a newline."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2, default=str) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Report:
+        """The report that `to_dict` wrote."""
+        return cls(
+            stage=data["stage"],
+            title=data["title"],
+            findings=[
+                Finding(f["code"], Severity(f["severity"]), f["message"], tuple(f["evidence"]), f["remedy"])
+                for f in data["findings"]
+            ],
+            figures=[Figure(**f) for f in data["figures"]],
+            tables=[
+                Table(t["title"], tuple(t["columns"]), tuple(tuple(row) for row in t["rows"])) for t in data["tables"]
+            ],
+            series=[Series(**{**s, "x": tuple(s["x"]), "y": tuple(s["y"])}) for s in data["series"]],
+            samples=[Sample(s["title"], tuple((head, text) for head, text in s["texts"])) for s in data["samples"]],
+        )

@@ -1,0 +1,211 @@
+"""The folder of one run: the only state that commands share.
+
+recipe.yaml  environment.json  metrics.jsonl  data/  checkpoints/step-00000500/  adapter/  export/merged/
+reports/{check,train,evaluate,export}.{json,html}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tunesmith._version import __version__
+from tunesmith.config import Recipe, load_recipe
+from tunesmith.errors import RunError, disk_errors
+from tunesmith.report import Report
+
+RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "sacrebleu", "numpy")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` so that `path` holds the old text or the new, never a part: beside, synced, then renamed.
+
+    Raises:
+        DiskError: the disk is full or cannot be written.
+    """
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+class Run:
+    """The folder of one run.
+
+    Args:
+        folder: where it is; `create` makes one, `open` reads one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe, *, fresh: bool = False) -> Run:
+        """Makes the run folder, or takes up the one that is there.
+
+        Args:
+            folder: the run folder.
+            recipe: written to recipe.yaml with every default.
+            fresh: move a run that is there aside, to FOLDER.1, FOLDER.2, ..., and start anew.
+
+        Raises:
+            RunError: the folder holds something that is not a run.
+            DiskError: it cannot be written.
+        """
+        run = cls(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not run.recipe_file.exists():
+            raise RunError(
+                "this folder holds other files and is not a run", place=str(folder), remedy="choose another with --run"
+            )
+        with disk_errors(folder):
+            if fresh and run.recipe_file.exists():
+                run._move_aside()
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(run.recipe_file, recipe.to_yaml())
+        write_text(run.environment_file, json.dumps(environment(), indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """The run in `folder`.
+
+        Raises:
+            RunError: there is none.
+        """
+        run = cls(folder)
+        if not folder.is_dir():
+            raise RunError("there is no such run folder", place=str(folder), remedy="tunesmith run RECIPE makes one")
+        if not run.recipe_file.is_file():
+            raise RunError("this folder is not a run: it has no recipe.yaml", place=str(folder))
+        return run
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the run was made with.
+
+        Raises:
+            RecipeError: recipe.yaml was edited into something invalid.
+        """
+        return load_recipe(self.recipe_file)
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.folder / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def data_folder(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def adapter_folder(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def merged_folder(self) -> Path:
+        return self.folder / "export" / "merged"
+
+    def trained_adapter(self) -> Path:
+        """The adapter folder of a run that was trained.
+
+        Raises:
+            RunError: the run has no adapter yet.
+        """
+        if not (self.adapter_folder / "adapter_config.json").is_file():
+            raise RunError(
+                "this run has no adapter yet", place=str(self.folder), remedy=f"tunesmith train {self.recipe_file}"
+            )
+        return self.adapter_folder
+
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Adds one line to metrics.jsonl.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        with disk_errors(self.folder), self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+        if not self.metrics_file.is_file():
+            return
+        with self.metrics_file.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def save_report(self, report: Report) -> Path:
+        """Writes reports/STAGE.json and reports/STAGE.html; returns the page.
+
+        Raises:
+            DiskError: they cannot be written.
+        """
+        from tunesmith.report.html import render_html
+
+        folder = self.folder / "reports"
+        write_text(folder / f"{report.stage}.json", report.to_json())
+        page = folder / f"{report.stage}.html"
+        write_text(page, render_html(report))
+        return page
+
+    def load_report(self, stage: str) -> Report | None:
+        """The report of `stage`, or None if that stage has not run."""
+        path = self.folder / "reports" / f"{stage}.json"
+        if not path.is_file():
+            return None
+        try:
+            return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"the report cannot be read: {error}", place=str(path), remedy="run the stage again") from None
+
+    def _move_aside(self) -> None:
+        taken = [int(m[1]) for p in self.folder.parent.glob(f"{self.folder.name}.*") if (m := re.search(r"\.(\d+)$", p.name))]
+        self.folder.rename(self.folder.with_name(f"{self.folder.name}.{max(taken, default=0) + 1}"))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "tunesmith": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": packages,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
