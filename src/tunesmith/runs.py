@@ -18,9 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith._version import __version__
-from tunesmith.config import Recipe, load_recipe
+from tunesmith.config import Recipe
 from tunesmith.errors import RunError, disk_errors
+from tunesmith.recipe_file import load_recipe
 from tunesmith.report import Report
+
+TRAINING_SECTIONS = ("model", "data", "adapter", "train")
+"""Sections that decide what is trained; the others may change at any time."""
+
+MAY_CHANGE = ("data.test", "train.logging_steps", "train.save_steps", "train.save_total_limit", "train.report_to")
+"""Keys that may change between the parts of a run, since they do not touch what is trained."""
+
+MAY_GROW = ("train.num_train_epochs", "train.max_steps")
+"""Keys that may only grow."""
 
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "sacrebleu", "numpy")
 
@@ -64,7 +74,7 @@ class Run:
             fresh: move a run that is there aside, to FOLDER.1, FOLDER.2, ..., and start anew.
 
         Raises:
-            RunError: the folder holds something that is not a run.
+            RunError: the folder holds something that is not a run, or a trained run of another recipe.
             DiskError: it cannot be written.
         """
         run = cls(folder)
@@ -72,6 +82,8 @@ class Run:
             raise RunError(
                 "this folder holds other files and is not a run", place=str(folder), remedy="choose another with --run"
             )
+        if not fresh and run._has_trained():
+            run._refuse_changes(recipe)
         with disk_errors(folder):
             if fresh and run.recipe_file.exists():
                 run._move_aside()
@@ -163,6 +175,16 @@ class Run:
                 except ValueError:
                     return
 
+    def keep_metrics(self, *, until_step: int) -> None:
+        """Drops the lines of steps after `until_step`, which a resumed run will write again.
+
+        Raises:
+            DiskError: the file cannot be written.
+        """
+        kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line.get("step", 0) <= until_step]
+        if kept or self.metrics_file.exists():
+            write_text(self.metrics_file, "".join(kept))
+
     def save_report(self, report: Report) -> Path:
         """Writes reports/STAGE.json and reports/STAGE.html; returns the page.
 
@@ -186,6 +208,27 @@ class Run:
             return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"the report cannot be read: {error}", place=str(path), remedy="run the stage again") from None
+
+    def _has_trained(self) -> bool:
+        return self.recipe_file.is_file() and (self.checkpoints_folder.is_dir() or self.adapter_folder.is_dir())
+
+    def _refuse_changes(self, recipe: Recipe) -> None:
+        """A run goes on only with what it was begun with, except for `MAY_CHANGE` and more epochs or steps."""
+        old, new = self.recipe, recipe
+        changed = []
+        for section in TRAINING_SECTIONS:
+            before, after = getattr(old, section), getattr(new, section)
+            for key in type(before).model_fields:
+                name, was, now = f"{section}.{key}", getattr(before, key), getattr(after, key)
+                longer = name in MAY_GROW and None not in (was, now) and now > was
+                if was != now and name not in MAY_CHANGE and not longer:
+                    changed.append(f"{name}: {was} -> {now}")
+        if changed:
+            raise RunError(
+                "this run was begun with another recipe\n" + "\n".join(f"  - {line}" for line in changed),
+                place=str(self.folder),
+                remedy="start anew with --fresh (the old run is kept aside), or choose another folder with --run",
+            )
 
     def _move_aside(self) -> None:
         taken = [int(m[1]) for p in self.folder.parent.glob(f"{self.folder.name}.*") if (m := re.search(r"\.(\d+)$", p.name))]

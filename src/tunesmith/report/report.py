@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from tunesmith.report.text import plural
+
 Scalar = str | int | float | bool | None
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Severity(str, Enum):
@@ -124,6 +131,19 @@ class Report:
         """Whether no finding is an error."""
         return not self.errors
 
+    @property
+    def sorted_findings(self) -> list[Finding]:
+        """Errors first, then warnings, then notes; within each, in the order found."""
+        order = list(Severity)
+        return sorted(self.findings, key=lambda finding: order.index(finding.severity))
+
+    @property
+    def summary(self) -> str:
+        """How many findings of each severity, as "1 error, 2 warnings", or "no findings"."""
+        severities = [finding.severity for finding in self.findings]
+        counts = [plural(severities.count(one), one.value) for one in Severity if one in severities]
+        return ", ".join(counts) or "no findings"
+
     def add_finding(
         self, severity: Severity, code: str, message: str, *, evidence: tuple[str, ...] = (), remedy: str = ""
     ) -> None:
@@ -146,12 +166,17 @@ class Report:
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` reads it back."""
+        """Plain data; `from_dict` reads it back."""
         return {"format": 1, "passed": self.passed, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
-        """The report as JSON text, ending in a newline."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2, default=str) + "\n"
+        """The report as JSON text that every reader takes, ending in a newline.
+
+        JSON has no NaN and no infinity: they become null, which `from_dict` reads as NaN in a series. Surrogates that
+        UTF-8 cannot hold are written as escapes.
+        """
+        text = json.dumps(_plain(self.to_dict()), ensure_ascii=False, indent=2, allow_nan=False)
+        return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Report:
@@ -167,6 +192,25 @@ class Report:
             tables=[
                 Table(t["title"], tuple(t["columns"]), tuple(tuple(row) for row in t["rows"])) for t in data["tables"]
             ],
-            series=[Series(**{**s, "x": tuple(s["x"]), "y": tuple(s["y"])}) for s in data["series"]],
+            series=[Series(**{**s, "x": _numbers(s["x"]), "y": _numbers(s["y"])}) for s in data["series"]],
             samples=[Sample(s["title"], tuple((head, text) for head, text in s["texts"])) for s in data["samples"]],
         )
+
+
+def _numbers(values: Iterable[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else value for value in values)
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types: numbers of numpy and torch as Python's, what is not finite as None."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") else str(value)

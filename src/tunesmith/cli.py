@@ -1,0 +1,201 @@
+"""The `tunesmith` command: one subcommand a stage. Load, call, print the report, exit.
+
+Exit codes: 0 done, 1 a gate failed, 2 wrong usage, recipe or data, 75 stopped but resumable.
+Heavy imports happen inside the subcommands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith._version import __version__
+from tunesmith.errors import EXIT_DONE, EXIT_GATE_FAILED, TunesmithError
+
+if TYPE_CHECKING:
+    from tunesmith.config import Recipe
+    from tunesmith.report import Report
+
+EXIT_INTERRUPTED = 130
+
+DESCRIPTION = "From a base language model and your examples to a verified, merged LoRA adapter, each step proved."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    _write_utf8()
+    try:
+        return int(options.command(options))
+    except TunesmithError as error:
+        print(f"tunesmith: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tunesmith: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # The reader of our output, such as `head`, has enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tunesmith", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"tunesmith {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    recipe = argparse.ArgumentParser(add_help=False)
+    recipe.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML recipe")
+    recipe.add_argument("--set", dest="edits", metavar="A.B=C", action="append", default=[], help="edit the recipe")
+    recipe.add_argument("--run", metavar="FOLDER", type=Path, help="the run folder (default: runs/<recipe name>)")
+    fresh = argparse.ArgumentParser(add_help=False)
+    fresh.add_argument("--fresh", action="store_true", help="start anew; a run that is there is kept aside")
+    run_folder = argparse.ArgumentParser(add_help=False)
+    run_folder.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+
+    add = commands.add_parser
+    command = add("run", parents=[recipe, fresh, output], help="check, train, evaluate and export, with gates between")
+    command.set_defaults(command=_run)
+    command = add("check", parents=[recipe, output], help="audit the data before a model is loaded")
+    command.add_argument("--show", metavar="N", type=_count, default=0, help="print N examples, trained tokens coloured")
+    command.set_defaults(command=_check)
+    command = add("train", parents=[recipe, fresh, output], help="train; the same command again resumes")
+    command.set_defaults(command=_train)
+    command = add("evaluate", parents=[run_folder, output], help="score base and tuned model on the test set")
+    command.set_defaults(command=_evaluate)
+    command = add("export", parents=[run_folder, output], help="merge, and prove that the merged model answers alike")
+    command.set_defaults(command=_export)
+    command = add("chat", parents=[run_folder], help="talk to a trained run")
+    command.add_argument("--base", action="store_true", help="talk to the base model instead, to compare")
+    command.add_argument("--system", metavar="TEXT", help="a system message (default: the recipe's)")
+    command.add_argument("--max-new-tokens", metavar="N", type=_count, default=512, help="longest answer (default: 512)")
+    command.add_argument("--temperature", metavar="T", type=_temperature, default=0.0, help="0 takes the likeliest token")
+    command.set_defaults(command=_chat)
+    command = add("doctor", parents=[output], help="what this machine can do")
+    command.set_defaults(command=_doctor)
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return number
+
+
+def _temperature(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+    return number
+
+
+def _run(options: argparse.Namespace) -> int:
+    from tunesmith import pipeline
+
+    recipe, folder = _recipe_and_folder(options)
+    reports = pipeline.run(
+        recipe, folder, fresh=options.fresh, on_report=None if options.json else lambda report: _show(report, folder)
+    )
+    if options.json:
+        print(json.dumps({"reports": [report.to_dict() for report in reports]}, ensure_ascii=False, indent=2, default=str))
+    elif all(report.passed for report in reports):
+        print(f"\nDone. Talk to it: tunesmith chat {folder}")
+    return _exit_code(reports)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tunesmith import pipeline
+    from tunesmith.report.terminal import print_example
+
+    recipe, folder = _recipe_and_folder(options)
+    if options.show:
+        for example, pieces in pipeline.preview(recipe, options.show):
+            print_example(str(example.place), pieces)
+        return EXIT_DONE
+    return _finish(pipeline.check(recipe, folder), folder, options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from tunesmith import pipeline
+
+    recipe, folder = _recipe_and_folder(options)
+    return _finish(pipeline.train(recipe, folder, fresh=options.fresh), folder, options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from tunesmith import pipeline
+
+    return _finish(pipeline.evaluate(options.run), options.run, options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from tunesmith import pipeline
+
+    return _finish(pipeline.export(options.run), options.run, options)
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from tunesmith.chat import Chat, prompted_lines, talk
+
+    chat = Chat(options.run, base=options.base, system=options.system)
+    interactive = sys.stdin.isatty()
+    lines = prompted_lines() if interactive else sys.stdin
+    talk(
+        chat,
+        lines,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        interactive=interactive,
+    )
+    return EXIT_DONE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from tunesmith.doctor import doctor
+
+    return _finish(doctor(), None, options)
+
+
+def _recipe_and_folder(options: argparse.Namespace) -> tuple[Recipe, Path]:
+    from tunesmith.recipe_file import load_recipe
+
+    recipe = load_recipe(options.recipe, options.edits)
+    return recipe, options.run or Path("runs") / options.recipe.stem
+
+
+def _finish(report: Report, folder: Path | None, options: argparse.Namespace) -> int:
+    if options.json:
+        print(report.to_json(), end="")
+    else:
+        _show(report, folder)
+    return _exit_code([report])
+
+
+def _show(report: Report, folder: Path | None) -> None:
+    from tunesmith.report.terminal import print_report
+
+    print_report(report)
+    if folder is not None:
+        print(f"Full report: {folder / 'reports' / report.stage}.html", flush=True)
+
+
+def _exit_code(reports: Sequence[Report]) -> int:
+    return EXIT_DONE if all(report.passed for report in reports) else EXIT_GATE_FAILED
+
+
+def _write_utf8() -> None:
+    """Answers hold any language; a terminal set to another encoding shows what it can instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The export stage's report, with the parity gate."""
+
+from pathlib import Path
+
+from tunesmith.export.merge import MergeResult
+from tunesmith.models.parity import Parity, bound_for
+from tunesmith.report import Report, Severity
+
+
+def build_report(adapter_folder: Path, merged: MergeResult | None, parity: Parity | None, *, precision: str) -> Report:
+    """The report of what was written, and whether adapter and merged model agree.
+
+    Args:
+        adapter_folder: the adapter that was exported.
+        merged: what the merge wrote, None where the recipe wants none.
+        parity: adapter against merged model, None without a merge.
+        precision: fp32, bf16 or fp16; decides the bound.
+    """
+    report = Report("export", "Export")
+    report.add_figure("adapter_folder", "Adapter", str(adapter_folder))
+    if merged is not None:
+        report.add_figure("merged_folder", "Merged model", str(merged.folder))
+        report.add_figure("merged_size_gb", "Size of the merged model", round(merged.total_bytes / 1e9, 3), "GB")
+        report.add_figure("modules_merged", "Modules merged", merged.modules_merged)
+    if parity is not None:
+        _add_parity(report, parity, precision)
+    return report
+
+
+def _add_parity(report: Report, parity: Parity, precision: str) -> None:
+    bound = bound_for(precision)
+    allowed = "" if bound.max_logit_difference is None else f"at most {bound.max_logit_difference:g} allowed"
+    report.add_figure("parity_prompts", "Prompts compared", parity.prompts, detail=f"{parity.positions} tokens")
+    report.add_figure(
+        "parity_mean_kl", "Mean KL divergence", parity.mean_kl, "nats", f"at most {bound.max_mean_kl:g} allowed"
+    )
+    report.add_figure(
+        "parity_max_logit_difference", "Largest difference of a logit", parity.max_logit_difference, "", allowed
+    )
+    report.add_figure(
+        "parity_top_token_agreement", "Same likeliest token", round(100 * parity.top_token_agreement, 2), "%"
+    )
+    report.add_figure("parity_answer_agreement", "Same greedy answers", round(100 * parity.answer_agreement, 2), "%")
+    failures = parity.failures(bound)
+    if failures:
+        report.add_finding(
+            Severity.ERROR,
+            "parity-failed",
+            "the merged model does not answer as the adapter does: " + "; ".join(failures),
+            evidence=()
+            if parity.first_difference is None
+            else (f"first at held-out prompt {parity.first_difference + 1}",),
+            remedy="use the adapter on its base; or train and merge with model.precision: fp32",
+        )
+    else:
+        report.add_finding(
+            Severity.NOTE,
+            "parity-passed",
+            f"adapter and merged model agree on {parity.prompts} held-out prompts within the bound of {precision}",
+        )

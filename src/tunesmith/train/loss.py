@@ -1,0 +1,57 @@
+"""The loss: the sum of the token losses, to be divided by the target tokens of the whole optimizer step.
+
+Dividing each micro-batch by its own count instead would weigh tokens of micro-batches with few targets more, which
+biases accumulation.
+
+Shapes: B examples, T tokens, K positions kept, N target tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from tunesmith.data.batching import Batch
+from tunesmith.data.records import IGNORED_LABEL
+from tunesmith.errors import TrainError
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """The sum of the cross-entropy over the target tokens of `batch`, in nats, as a float32 scalar.
+
+    The head is applied only at positions that some example of the batch has a label for, through transformers'
+    `logits_to_keep`; it is the model's own head, so soft-capping and scaling are as the model has them.
+
+    Args:
+        model: a causal language model of transformers, or PEFT around one.
+        batch: token ids and labels [B, T] on the model's device.
+    """
+    next_labels_BT = batch.labels_BT[:, 1:]
+    kept_K = (next_labels_BT != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
+    if kept_K.numel() == 0:  # A rank without work in a last, short step: the graph must be there all the same.
+        kept_K = torch.zeros(1, dtype=torch.long, device=next_labels_BT.device)
+    logits_BKV = model(input_ids=batch.input_ids_BT, use_cache=False, logits_to_keep=kept_K).logits
+    targets_BK = next_labels_BT[:, kept_K]
+    is_target_BK = targets_BK != IGNORED_LABEL
+    loss: torch.Tensor = nn.functional.cross_entropy(
+        logits_BKV[is_target_BK].float(), targets_BK[is_target_BK], reduction="sum"
+    )
+    return loss
+
+
+def require_finite(mean_loss: float, step: int, batches: Sequence[Batch]) -> None:
+    """Ends the run when the loss of a step is not a number.
+
+    Raises:
+        TrainError: naming the examples of the step.
+    """
+    if math.isfinite(mean_loss):
+        return
+    places = [str(place) for batch in batches for place in batch.places]
+    raise TrainError(
+        f"the loss of step {step + 1} is {mean_loss}; its examples: {', '.join(places[:8])}"
+        + (f" and {len(places) - 8} more" if len(places) > 8 else ""),
+        remedy="lower train.learning_rate, lengthen the warmup, or use model.precision bf16 or fp32; "
+        "the last checkpoint is kept",
+    )

@@ -1,0 +1,519 @@
+"""The encoder: what is trained is exactly the assistant's, ends with a stop token, and matches what is served."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers.normalizers import Prepend, Replace
+from tokenizers.normalizers import Sequence as NormalizerSequence
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from tests.data import templates
+from tests.tiny import CHATML, SPECIAL_TOKENS, byte_tokenizer
+from tunesmith.data.plain_template import PLAIN_TEMPLATE, PLAIN_TEMPLATE_WITH_BOS
+from tunesmith.data.records import IGNORED_LABEL, Example, Message, Place, TokenizedExample
+from tunesmith.data.template import ChatTemplate
+from tunesmith.errors import TemplateError
+
+PLACE = Place("train.jsonl", 7)
+
+
+def conversation(*turns: str) -> tuple[Message, ...]:
+    """Messages from "role: content" strings."""
+    return tuple(Message(role, content) for role, _, content in (turn.partition(": ") for turn in turns))
+
+
+def chat(*turns: str) -> Example:
+    return Example(conversation(*turns), PLACE)
+
+
+def plain_text(text: str) -> Example:
+    return Example((), PLACE, text)
+
+
+def trained_texts(template: ChatTemplate, example: Example) -> list[str]:
+    """The runs of trained text, one string each."""
+    runs: list[str] = []
+    before = False
+    for piece, trained in template.describe(example):
+        if trained and before:
+            runs[-1] += piece
+        elif trained:
+            runs.append(piece)
+        before = trained
+    return runs
+
+
+def merging_tokenizer(chat_template: str | None, *, bos_token: str | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that joins newlines and spaces, and a space with a letter, as real ones do."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [
+        ("Ċ", "Ċ"),
+        ("Ġ", "Ġ"),
+        ("Ġ", "Ċ"),
+        ("Ġ", "H"),
+        ("ĠH", "e"),
+        ("H", "e"),
+        ("ð", "Ł"),
+        ("Ġ", "ðŁ"),
+        ("æ", "ľ"),
+    ]
+    tokens = [*alphabet, *(left + right for left, right in merges)]
+    inner = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.post_processor = processors.ByteLevel(trim_offsets=True)  # ranges without the space of " word", as GPT-2's
+    return _wrapped(inner, chat_template, bos_token)
+
+
+def sentencepiece_tokenizer(chat_template: str | None, *, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer in the manner of Llama 2 and Phi-3: a space before every text, and bytes."""
+    pieces = [
+        "<unk>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        *"abcdefghijklmnopqrstuvwxyzHAIST[/]:",
+        "▁H",
+        "He",
+        "▁He",
+        "▁▁",
+    ]
+    merges = [("▁", "H"), ("H", "e"), ("▁H", "e"), ("▁", "▁")]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    inner.normalizer = NormalizerSequence([Prepend("▁"), Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = _wrapped(inner, chat_template, "<s>", rstrip=True)
+    if adds_bos:
+        bos = ("<s>", tokenizer.convert_tokens_to_ids("<s>"))
+        inner.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[bos])
+        tokenizer = _wrapped(inner, chat_template, "<s>", rstrip=True)
+    return tokenizer
+
+
+def _wrapped(
+    inner: Tokenizer, chat_template: str | None, bos_token: str | None, *, rstrip: bool = False
+) -> PreTrainedTokenizerFast:
+    inner.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False, rstrip=rstrip and t == "<|im_end|>") for t in SPECIAL_TOKENS]
+    )
+    untyped: Any = PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast = untyped(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<|im_end|>", bos_token=bos_token
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+class TestWhatIsTrained:
+    def test_the_answer_and_its_stop_token_and_nothing_else(self) -> None:
+        template = ChatTemplate(byte_tokenizer())
+        example = chat("system: Be brief.", "user: 2+2?", "assistant: 4")
+        pieces = template.describe(example)
+        text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+        assert "".join(piece for piece, _ in pieces) == text + "4<|im_end|>\n"
+        assert "".join(piece for piece, trained in pieces if trained) == "4<|im_end|>"
+        encoded = template.encode(example)
+        assert encoded.place == PLACE
+        assert [label for label in encoded.labels if label != IGNORED_LABEL] == [encoded.input_ids[-3], 260]
+
+    @pytest.mark.parametrize(
+        ("jinja", "expected"),
+        [
+            (CHATML, [" a <|im_end|>", "b\n<|im_end|>"]),
+            (templates.CHATML_MARKED, [" a <|im_end|>", "b\n<|im_end|>"]),
+            (templates.CHATML_MARKED_WITHOUT_STOP, [" a <|im_end|>", "b\n<|im_end|>"]),
+            (templates.CHATML_MARKED_WITH_HEADER, [" a <|im_end|>", "b\n<|im_end|>"]),
+            (templates.LLAMA3, ["a<|im_end|>", "b<|im_end|>"]),
+            (templates.LLAMA2, [" a <|im_end|>", " b <|im_end|>"]),
+            (templates.GEMMA, ["a<|im_end|>", "b<|im_end|>"]),
+            (templates.QWEN3, [" a <|im_end|>", "<think>\n\n</think>\n\nb\n<|im_end|>"]),
+            (templates.OPENED_THINKING, [" a <|im_end|>", "b\n<|im_end|>"]),
+            (templates.TWO_STOPS, [" a <|im_end|>", "b\n</s>"]),
+            (PLAIN_TEMPLATE, ["  a <|im_end|>", " b\n<|im_end|>"]),
+            (PLAIN_TEMPLATE_WITH_BOS, ["  a <|im_end|>", " b\n<|im_end|>"]),
+        ],
+    )
+    def test_every_turn_of_every_kind_of_template(self, jinja: str, expected: list[str]) -> None:
+        template = ChatTemplate(byte_tokenizer(jinja, bos_token="<s>"))
+        assert trained_texts(template, chat("user: x", "assistant:  a ", "user: y", "assistant: b\n")) == expected
+        assert trained_texts(template, chat("user: x", "assistant: b\n")) == expected[1:]
+
+    def test_the_same_as_transformers_marks_where_the_template_marks(self) -> None:
+        tokenizer = byte_tokenizer(templates.CHATML_MARKED)
+        example = chat("user: hi", "assistant: héllo 😀", "user: 再见", "assistant: 好")
+        theirs: Any = tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in example.messages],
+            return_assistant_tokens_mask=True,
+            return_dict=True,
+        )
+        ours = ChatTemplate(tokenizer).encode(example)
+        assert list(ours.input_ids) == theirs["input_ids"]
+        assert [int(label != IGNORED_LABEL) for label in ours.labels] == theirs["assistant_masks"]
+
+    def test_thoughts_are_trained_in_the_last_turn_where_the_template_keeps_them(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.QWEN3))
+        thinking = "assistant: <think>\nhm\n</think>\n\n"
+        example = chat("user: x", thinking + "a", "user: y", thinking + "b")
+        assert trained_texts(template, example) == ["a<|im_end|>", "<think>\nhm\n</think>\n\nb<|im_end|>"]
+
+    def test_a_conversation_may_begin_with_the_assistant_and_end_with_the_user(self) -> None:
+        template = ChatTemplate(byte_tokenizer())
+        example = chat("assistant: Welcome", "user: hi", "assistant: yes?", "user: bye")
+        assert trained_texts(template, example) == ["Welcome<|im_end|>", "yes?<|im_end|>"]
+
+    def test_words_of_the_answer_elsewhere_do_not_mislead(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.QWEN3))
+        example = chat("user: think answer000000", "assistant: think", "user: assistant\nthink", "assistant: think")
+        expected = ["think<|im_end|>", "<think>\n\n</think>\n\nthink<|im_end|>"]
+        assert trained_texts(template, example) == expected
+
+    def test_an_empty_answer_trains_the_stop_token(self) -> None:
+        assert trained_texts(ChatTemplate(byte_tokenizer()), chat("user: x", "assistant: ")) == ["<|im_end|>"]
+
+    def test_a_stop_token_inside_an_answer_does_not_end_it(self) -> None:
+        example = chat("user: x", "assistant: a<|im_end|>b")
+        assert trained_texts(ChatTemplate(byte_tokenizer()), example) == ["a<|im_end|>b<|im_end|>"]
+
+    def test_tool_messages_pass_through(self) -> None:
+        pieces = ChatTemplate(byte_tokenizer()).describe(chat("user: x", "tool: 42", "assistant: y"))
+        assert "<|im_start|>tool\n42<|im_end|>" in "".join(piece for piece, _ in pieces)
+
+    def test_all_of_a_plain_text_and_an_end(self) -> None:
+        template = ChatTemplate(byte_tokenizer())
+        encoded = template.encode(plain_text("héllo"))
+        assert encoded.labels == encoded.input_ids
+        assert encoded.input_ids[-1] == 260
+        assert len(encoded.input_ids) == len("héllo".encode()) + 1
+        assert template.encode(plain_text("x<|im_end|>")).input_ids[-2:] != (260, 260)
+
+    def test_long_examples_are_cut_on_the_right_and_the_cut_is_counted(self) -> None:
+        template = ChatTemplate(byte_tokenizer())
+        whole = template.encode(chat("user: x", "assistant: abcdef"))
+        cut = template.encode(chat("user: x", "assistant: abcdef"), max_length=len(whole.input_ids) - 4)
+        assert cut == TokenizedExample(whole.input_ids[:-4], whole.labels[:-4], PLACE, tokens_cut=4)
+        assert template.encode(chat("user: x", "assistant: abcdef"), max_length=10_000) == whole
+
+
+class TestBos:
+    @pytest.mark.parametrize("jinja", [templates.LLAMA3, templates.LLAMA2, templates.GEMMA])
+    def test_one_bos_though_template_and_tokenizer_both_have_one(self, jinja: str) -> None:
+        tokenizer = sentencepiece_tokenizer(jinja, adds_bos=True)
+        template = ChatTemplate(tokenizer)
+        prompt = template.encode_prompt(conversation("user: hi"))
+        encoded = template.encode(chat("user: hi", "assistant: he"))
+        assert prompt[0] == encoded.input_ids[0] == tokenizer.bos_token_id
+        assert prompt.count(prompt[0]) == encoded.input_ids.count(prompt[0]) == 1
+        assert template.contract()["bos_added_by"] == "template"
+
+    def test_none_where_the_template_puts_none(self) -> None:
+        tokenizer = sentencepiece_tokenizer(CHATML, adds_bos=True)
+        template = ChatTemplate(tokenizer)
+        assert tokenizer.bos_token_id not in template.encode_prompt(conversation("user: hi"))
+        assert template.contract()["bos_added_by"] == "none"
+
+    def test_a_plain_text_gets_the_tokenizers_own_once(self) -> None:
+        tokenizer = sentencepiece_tokenizer(None, adds_bos=True)
+        template = ChatTemplate(tokenizer)
+        for text in ("he", "<s>he"):
+            ids = template.encode(plain_text(text)).input_ids
+            assert ids[0] == tokenizer.bos_token_id
+            assert ids.count(ids[0]) == 1
+        assert [piece for piece, _ in template.describe(plain_text("he"))] == ["<s>", "h", "e", "<|im_end|>"]
+
+    def test_a_bos_that_opens_every_turn_is_left_alone(self) -> None:
+        """The tokenizer of SmolLM2's GGUF has the turn opener as BOS, and one token for end, padding and stop."""
+        tokenizer = byte_tokenizer(bos_token="<|im_start|>")
+        tokenizer.pad_token = "<|im_end|>"
+        template = ChatTemplate(tokenizer)
+        encoded = template.encode(chat("user: hi", "assistant: ok"))
+        assert encoded.input_ids.count(259) == 2
+        assert encoded.input_ids[0] == 259
+        assert encoded.labels.count(260) == 1
+        assert template.pad_token_id == 260
+        assert template.stop_token_ids == (260,)
+
+
+class TestPlainTemplate:
+    def test_a_base_model_gets_it_and_keeps_it(self, tmp_path: Path) -> None:
+        tokenizer = byte_tokenizer(None, eos_token="</s>")
+        template = ChatTemplate(tokenizer)
+        example = chat("system: Be kind.", "user: hi", "assistant: hello", "user: bye", "assistant: ciao")
+        text = "".join(piece for piece, _ in template.describe(example))
+        assert text == "Be kind.\n\nUser: hi\nAssistant: hello</s>\nUser: bye\nAssistant: ciao</s>\n"
+        assert trained_texts(template, example) == [" hello</s>", " ciao</s>"]
+        assert (template.source, template.stop_token_ids) == ("plain", (258,))
+
+        tokenizer.save_pretrained(tmp_path)
+        again = ChatTemplate(AutoTokenizer.from_pretrained(tmp_path))
+        assert (again.source, again.digest) == ("plain", template.digest)
+        assert again.encode(example) == template.encode(example)
+
+    def test_bos_in_front_where_the_tokenizer_puts_one(self) -> None:
+        template = ChatTemplate(sentencepiece_tokenizer(None, adds_bos=True))
+        assert "".join(p for p, _ in template.describe(chat("user: hi", "assistant: he"))).startswith("<s>User: hi\n")
+
+    def test_the_space_before_the_answer_is_the_answers(self) -> None:
+        """The prompt must not end in a space, or " He" would be another token in training than when serving."""
+        template = ChatTemplate(merging_tokenizer(None))
+        encoded = template.encode(chat("user: hi", "assistant: He"))
+        prompt = template.encode_prompt(conversation("user: hi"))
+        assert encoded.input_ids[: len(prompt)] == tuple(prompt)
+        assert trained_texts(template, chat("user: hi", "assistant: He")) == [" He<|im_end|>"]
+        assert len(encoded.input_ids) - len(prompt) == 3  # " He", stop, newline
+
+    def test_without_an_end_token_no_answer_could_end(self) -> None:
+        tokenizer = byte_tokenizer(None)
+        tokenizer.eos_token = None
+        with pytest.raises(TemplateError, match="end-of-sequence") as caught:
+            ChatTemplate(tokenizer)
+        assert caught.value.remedy
+
+
+class TestPrompts:
+    def test_it_ends_with_the_generation_prompt(self) -> None:
+        tokenizer = byte_tokenizer()
+        ids = ChatTemplate(tokenizer).encode_prompt(conversation("user: hi"))
+        assert tokenizer.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+    @pytest.mark.parametrize("content", ["\nHe", "\n\nHe", " He", "He", "  ", "\n", "", "😀", " 😀"])
+    @pytest.mark.parametrize("jinja", [CHATML, CHATML.replace("\\n", " "), templates.CHATML_MARKED, None])
+    def test_a_token_never_joins_prompt_and_answer(self, jinja: str | None, content: str) -> None:
+        template = ChatTemplate(merging_tokenizer(jinja))
+        messages = conversation("user: hi", f"assistant: {content}", "user: so", f"assistant: {content}")
+        encoded = template.encode(Example(messages, PLACE))
+        for turn in (1, 3):
+            prompt = template.encode_prompt(messages[:turn])
+            assert encoded.input_ids[: len(prompt)] == tuple(prompt)
+            assert encoded.labels[len(prompt) - 1] == IGNORED_LABEL
+            assert encoded.labels[len(prompt)] != IGNORED_LABEL
+        assert "".join(p for p, _ in template.describe(Example(messages, PLACE))).count(content + "<|im_end|>") >= 2
+
+    def test_what_is_tokenized_apart_gets_no_space_before_it(self) -> None:
+        """A sentencepiece tokenizer puts a space before every text; the middle of one must not get it."""
+        tokenizer = sentencepiece_tokenizer(
+            CHATML.replace("\\n' + message", " ' + message").replace("assistant\\n", "assistant ")
+        )
+        template = ChatTemplate(tokenizer)
+        example = chat("user: hi", "assistant:  He")  # "assistant" + " " + " He" would hold the token of two spaces
+        encoded = template.encode(example)
+        prompt = template.encode_prompt(example.messages[:1])
+        assert encoded.input_ids[: len(prompt)] == tuple(prompt)
+        answer = tokenizer.convert_ids_to_tokens(list(encoded.input_ids[len(prompt) : len(prompt) + 2]))
+        assert answer == ["▁He", "<|im_end|>"]
+
+    def test_it_says_where_a_generation_prompt_holds_more_than_the_answers_do(self) -> None:
+        assert not ChatTemplate(byte_tokenizer(templates.OPENED_THINKING)).prompts_match_training
+        assert ChatTemplate(byte_tokenizer(templates.QWEN3)).prompts_match_training
+        assert not ChatTemplate(byte_tokenizer(templates.OPENED_THINKING)).contract()["prompts_match_training"]
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        "jinja", [CHATML, templates.LLAMA2, templates.LLAMA3, templates.QWEN3, templates.TWO_STOPS, None]
+    )
+    def test_the_trained_tokens_read_back_as_the_content(self, jinja: str | None) -> None:
+        template = ChatTemplate(byte_tokenizer(jinja, bos_token="<s>"))
+        encoded = template.encode(chat("user: x", "assistant: héllo 你好 😀"))
+        assert template.decode_answer([label for label in encoded.labels if label != IGNORED_LABEL]) == "héllo 你好 😀"
+
+    def test_everything_after_the_first_stop_token_is_off(self) -> None:
+        template = ChatTemplate(byte_tokenizer(eos_token="</s>"))
+        assert template.stop_token_ids == (260, 258)  # what the template renders, then the tokenizer's own
+        assert template.decode_answer([*_bytes("ab"), 260, *_bytes("c")]) == "ab"
+        assert template.decode_answer([*_bytes("ab"), 258, *_bytes("c")]) == "ab"
+        assert template.decode_answer([257, *_bytes("ab"), 256]) == "ab"
+        assert template.decode_answer([]) == ""
+
+    def test_an_empty_thought_is_not_part_of_the_answer_but_a_thought_is(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.QWEN3))
+        assert template.decode_answer(_bytes("<think>\n\n</think>\n\n4")) == "4"
+        assert template.decode_answer(_bytes("4")) == "4"
+        assert template.decode_answer(_bytes("<think>\nhm\n</think>\n\n4")) == "<think>\nhm\n</think>\n\n4"
+
+
+class TestErrors:
+    def test_the_templates_own_refusal_is_shown_with_the_rows_place(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.GEMMA, bos_token="<s>"))
+        with pytest.raises(TemplateError, match="System role not supported") as caught:
+            template.encode(chat("system: s", "user: u", "assistant: a"))
+        assert caught.value.place == "train.jsonl:7"
+        assert "first user message" in str(caught.value.remedy)
+        with pytest.raises(TemplateError, match="must alternate") as caught:
+            template.encode(chat("user: u", "user: u", "assistant: a"))
+        assert "join neighbours" in str(caught.value.remedy)
+        with pytest.raises(TemplateError, match="must alternate"):
+            template.encode_prompt(conversation("user: u", "user: u"))
+
+    @pytest.mark.parametrize(
+        ("jinja", "message"),
+        [
+            ("{% for message in messages %}", "not valid Jinja"),
+            ("{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}", "no stop token"),
+            ("{% for message in messages %}{{ message['role'] + '<|im_end|>' }}{% endfor %}", "does not render"),
+            ("{{ messages[0]['name'].strip() }}", "refuses"),
+        ],
+    )
+    def test_a_template_that_cannot_train(self, jinja: str, message: str) -> None:
+        with pytest.raises(TemplateError, match=message) as caught:
+            ChatTemplate(byte_tokenizer(jinja))
+        assert caught.value.remedy
+
+    def test_an_answer_that_the_template_changes_is_an_error_not_all_masked(self) -> None:
+        jinja = CHATML.replace("message['content']", "message['content'].replace('b', 'c')")
+        template = ChatTemplate(byte_tokenizer(jinja))
+        with pytest.raises(TemplateError, match="cannot be located") as caught:
+            template.encode(chat("user: x", "assistant: abc"))
+        assert caught.value.place == "train.jsonl:7"
+        assert template.encode_prompt(conversation("user: x", "assistant: abc", "user: y"))
+
+    def test_nothing_to_learn(self) -> None:
+        with pytest.raises(TemplateError, match="no assistant turn"):
+            ChatTemplate(byte_tokenizer()).encode(chat("user: x"))
+        tokenizer = byte_tokenizer()
+        tokenizer.eos_token = None
+        with pytest.raises(TemplateError, match="no token that could end a text"):
+            ChatTemplate(tokenizer).encode(plain_text("x"))
+
+    def test_a_slow_tokenizer(self) -> None:
+        class Slow:
+            is_fast = False
+
+        with pytest.raises(TemplateError, match="Slow cannot say"):
+            ChatTemplate(Slow())  # type: ignore[arg-type]
+
+    def test_several_templates_of_which_none_is_the_default(self) -> None:
+        tokenizer = byte_tokenizer()
+        tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
+        with pytest.raises(TemplateError, match="several"):
+            ChatTemplate(tokenizer)
+
+
+class TestMany:
+    def test_each_is_as_alone_and_a_bad_one_is_an_error_in_its_place(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.GEMMA, bos_token="<s>"))
+        good = [chat("user: x", f"assistant: {n}") if n % 3 else plain_text(f"t{n}") for n in range(600)]
+        bad = chat("system: s", "user: x", "assistant: a")
+        results = list(template.encode_many([*good[:300], bad, *good[300:]], max_length=40))
+        failed = results.pop(300)
+        assert isinstance(failed, TemplateError)
+        assert results == [template.encode(example, max_length=40) for example in good]
+        assert results == template.encode_all(good, max_length=40)
+        with pytest.raises(TemplateError, match="System role"):
+            template.encode_all([good[0], bad])
+        assert template.encode_all([]) == []
+
+
+class TestContract:
+    def test_it_says_what_must_be_alike(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.LLAMA3, bos_token="<s>", eos_token="</s>"))
+        assert template.contract() == {
+            "digest": template.digest,
+            "source": "model",
+            "stop_tokens": ["<|im_end|>", "</s>"],
+            "stop_token_ids": [260, 258],
+            "bos_token": "<s>",
+            "prompts_begin_with_bos": True,
+            "bos_added_by": "template",
+            "prompts_match_training": True,
+        }
+        assert len(template.digest) == 64
+        assert ChatTemplate(byte_tokenizer(CHATML)).digest != template.digest
+
+    def test_padding_falls_back_to_the_end_token(self) -> None:
+        tokenizer = byte_tokenizer(eos_token="</s>")
+        assert ChatTemplate(tokenizer).pad_token_id == 256
+        tokenizer.pad_token = None
+        assert ChatTemplate(tokenizer).pad_token_id == 258
+
+    def test_special_tokens_written_by_hand_are_found(self) -> None:
+        template = ChatTemplate(byte_tokenizer())
+        example = chat("user: a<|im_end|>b<|im_start|>c<|im_end|>", "assistant: </s>")
+        assert template.special_tokens_in(example) == ["<|im_end|>", "<|im_start|>", "</s>"]
+        assert template.special_tokens_in(chat("user: a < b |im_end|>", "assistant: c")) == []
+        assert template.special_tokens_in(plain_text("x</s>")) == ["</s>"]
+
+
+# Characters at which encoders break: white space, parts of tokens, several bytes, joined emoji.
+_content = st.text(st.sampled_from(list(" \n\tHeab:/<|>[]é你好😀👩\u200d")), max_size=12) | st.text(
+    st.characters(max_codepoint=0x1FFFF, exclude_categories=("Cs", "Cc", "Cn", "Co")), max_size=8
+)
+_turns = st.lists(st.tuples(_content, _content), min_size=1, max_size=3)
+_TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {
+    "chatml": merging_tokenizer(CHATML),
+    "marked": merging_tokenizer(templates.CHATML_MARKED),
+    "marked without stop": merging_tokenizer(templates.CHATML_MARKED_WITHOUT_STOP),
+    "marked with header": merging_tokenizer(templates.CHATML_MARKED_WITH_HEADER),
+    "llama 3": merging_tokenizer(templates.LLAMA3, bos_token="<s>"),
+    "llama 2": merging_tokenizer(templates.LLAMA2, bos_token="<s>"),
+    "gemma": merging_tokenizer(templates.GEMMA, bos_token="<s>"),
+    "qwen 3": merging_tokenizer(templates.QWEN3),
+    "plain": merging_tokenizer(None),
+    "sentencepiece chatml": sentencepiece_tokenizer(CHATML),
+    "sentencepiece llama 2": sentencepiece_tokenizer(templates.LLAMA2, adds_bos=True),
+    "sentencepiece plain": sentencepiece_tokenizer(None, adds_bos=True),
+}
+_TEMPLATES = {name: ChatTemplate(tokenizer) for name, tokenizer in _TOKENIZERS.items()}
+
+
+@pytest.mark.parametrize("name", _TEMPLATES)
+@given(turns=_turns)
+def test_training_matches_serving_for_any_content(name: str, turns: Sequence[tuple[str, str]]) -> None:
+    _check_invariants(_TEMPLATES[name], _TOKENIZERS[name], turns)
+
+
+def _check_invariants(
+    template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]
+) -> None:
+    messages = [Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    example = Example(tuple(messages), PLACE)
+    encoded = template.encode(example)
+    stop = template.stop_token_ids[0]
+    stop_token = str(tokenizer.convert_ids_to_tokens(stop))
+
+    prompt = template.encode_prompt(messages[:-1])
+    assert encoded.input_ids[: len(prompt)] == tuple(prompt)
+    assert encoded.labels.count(stop) == len(turns)
+    assert encoded.input_ids[:2] != (tokenizer.bos_token_id,) * 2
+    runs = trained_texts(template, example)
+    assert len(runs) == len(turns)
+    for run, (_, answer) in zip(runs, turns, strict=True):
+        trained = run.rstrip()  # a stop token may take the white space after it in
+        assert trained.endswith(stop_token)
+        assert trained.removesuffix(stop_token).removeprefix("<think>\n\n</think>").strip() == answer.strip()
+
+    last = [label for label in encoded.labels[len(prompt) :] if label != IGNORED_LABEL]
+    assert template.decode_answer(last).strip() == turns[-1][1].strip()
+    whole = "".join(piece for piece, _ in template.describe(example))
+    assert "".join(str(tokenizer.decode(list(encoded.input_ids))).split()) == "".join(whole.split())
+
+
+@pytest.mark.network
+@given(turns=_turns)
+def test_the_real_tokenizer_keeps_the_same_promises(
+    real_template: tuple[ChatTemplate, PreTrainedTokenizerBase], turns: Sequence[tuple[str, str]]
+) -> None:
+    _check_invariants(*real_template, turns)
+
+
+@pytest.fixture(scope="module")
+def real_template() -> tuple[ChatTemplate, PreTrainedTokenizerBase]:
+    """The tokenizer of the model folder that `TUNESMITH_TEST_MODEL` names."""
+    folder = os.environ.get("TUNESMITH_TEST_MODEL")
+    if not folder:
+        pytest.skip("TUNESMITH_TEST_MODEL names no model folder")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return ChatTemplate(tokenizer), tokenizer
+
+
+def _bytes(text: str) -> list[int]:
+    """Ids of the byte tokenizer."""
+    ids: list[int] = byte_tokenizer()(text, add_special_tokens=False).input_ids
+    return ids
