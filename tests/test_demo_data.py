@@ -172,7 +172,8 @@ def test_delivery_is_said_and_pickup_where_it_is_not() -> None:
     ways = {"courier": ("courier", "delivery", "deliver", "delivered", "ship", "bring", "send"), "locker": ("locker",)}
     for message, text in all_rows("orders"):
         delivery = json.loads(text)["delivery"]
-        plain = re.sub(r"no courier|don't send|not the locker|delivery:", "", message.lower())
+        # What is refused, and the label of the field, in their misspelt forms too ("no coureir").
+        plain = re.sub(r"no c\w+r,|don't send|not the l\w+r|(?<!home )\bdel\w+y:", "", message.lower())
         said = {way for way, evidence in ways.items() if says_any(plain, evidence)}
         assert said == {delivery} - {"pickup"}, message
 
@@ -189,6 +190,12 @@ def test_gift_is_said_and_false_where_it_is_not() -> None:
         denied = re.search(r"(no|not|n't|skip)\b[^.!?;/-]*\b(gift|wrap|present)\b", message.lower())
         said = says_any(message, ("gift", "wrap", "wrapping", "present"))
         assert json.loads(text)["gift"] == (said and not denied), message
+
+
+def test_chinese_gift_is_said_and_false_where_it_is_not() -> None:
+    for message, text in all_rows("orders_zh"):
+        plain = re.sub("不用包装|不是送人的|别包礼品纸|不要礼品包装", "", message)
+        assert json.loads(text)["gift"] == bool(re.search("礼物|礼品|送人", plain)), message
 
 
 @pytest.mark.parametrize("dataset", SPLIT_SIZES)

@@ -36,6 +36,7 @@ class Chat:
         adapter_folder = run.trained_adapter()
         prepared = Preparation(run.recipe, run)
         self._template: ChatTemplate = prepared.template
+        self._stop_token_ids = prepared.stop_token_ids
         contract = read_contract(adapter_folder)
         if contract is not None:
             check_contract(
@@ -77,7 +78,7 @@ class Chat:
             self._model,
             self._template.encode_prompt(asked),
             max_new_tokens=max_new_tokens,
-            stop_token_ids=self._template.stop_token_ids,
+            stop_token_ids=self._stop_token_ids,
             temperature=temperature,
             seed=seed,
         ):

@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from tunesmith import pipeline
-    from tunesmith.report.terminal import print_example
+    from tunesmith.report.preview import print_example
 
     recipe, folder = _recipe_and_folder(options)
     if options.show:

@@ -40,13 +40,13 @@ class HubDataset(Section):
     Args:
         path: its id, as "openai/gsm8k".
         name: its configuration, as "main".
-        split: its split.
+        split: its split; by default the one it is listed under: train, validation or test.
         revision: branch, tag or commit.
     """
 
     path: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
     name: str | None = None
-    split: str = "train"
+    split: str | None = None
     revision: str | None = None
 
 
@@ -98,7 +98,7 @@ class DataSection(Section):
         format: the shape of a row; auto detects it.
         mapping: columns of rows of no usual shape.
         system: a system message for every conversation that has none.
-        on_bad_row: error stops at the first file with bad rows; skip drops and reports them.
+        on_bad_row: error ends with a list of the bad rows once a split is read; skip drops and reports them.
         max_length: longest example in tokens; auto takes it from the data. What is cut is reported.
     """
 

@@ -147,9 +147,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 _DISK_REMEDIES = {
-    "the disk is full": "free some space, or put the run elsewhere with --run FOLDER",
-    "the file system is read-only": "choose a writable place with --run FOLDER",
-    "permission denied": "make the folder writable, or choose another with --run FOLDER",
+    "the disk is full": "free some space, or put the run elsewhere (--run FOLDER), or the cache (TUNESMITH_CACHE)",
+    "the file system is read-only": "choose a writable place with --run FOLDER, for the cache with TUNESMITH_CACHE",
+    "permission denied": "make the folder writable, or choose another with --run FOLDER, for the cache with TUNESMITH_CACHE",
     "a file is where a folder is needed": "remove the file, or choose another folder with --run FOLDER",
 }
 

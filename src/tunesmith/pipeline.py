@@ -217,7 +217,7 @@ def _evaluate(prepared: Preparation) -> Report:
                 items,
                 decode=prepared.template.decode_answer,
                 max_new_tokens=max_new_tokens,
-                stop_token_ids=prepared.template.stop_token_ids,
+                stop_token_ids=prepared.stop_token_ids,
                 pad_token_id=prepared.template.pad_token_id,
                 batch_size=section.batch_size,
                 name=name,
@@ -342,7 +342,7 @@ def _measure_latencies(
             adapter,
             [item.prompt_ids for item in items[:count]],
             max_new_tokens=max_new_tokens,
-            stop_token_ids=prepared.template.stop_token_ids,
+            stop_token_ids=prepared.stop_token_ids,
             precision=prepared.precision,
         )
         for name, adapter in (("base", None), ("tuned", adapter_folder))
@@ -362,7 +362,7 @@ def _measure_parity(prepared: Preparation, adapter_folder: Path) -> Parity:
         tuned,
         [item.prompt_ids for item in items],
         max_new_tokens=_max_new_tokens(prepared, items),
-        stop_token_ids=template.stop_token_ids,
+        stop_token_ids=prepared.stop_token_ids,
         pad_token_id=template.pad_token_id,
         batch_size=prepared.recipe.evaluate.batch_size,
     )

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from tunesmith.config import Recipe
 from tunesmith.data.checks.audit import Audit, Split, audit
@@ -75,6 +75,16 @@ class Preparation:
     def template(self) -> ChatTemplate:
         """Encodes examples and prompts."""
         return ChatTemplate(self.tokenizer)
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the template's, and those that the model's own generation config names."""
+        ids = list(self.template.stop_token_ids)
+        if (self.model_folder / "generation_config.json").is_file():
+            config = GenerationConfig.from_pretrained(self.model_folder, local_files_only=True)
+            eos = config.eos_token_id
+            ids += eos if isinstance(eos, list) else [] if eos is None else [eos]
+        return tuple(dict.fromkeys(ids))
 
     @cached_property
     def reads(self) -> dict[str, ReadResult]:

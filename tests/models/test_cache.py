@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from tunesmith import progress
 from tunesmith.errors import DiskError, ModelError
 from tunesmith.models import cache
 from tunesmith.models.cache import MANIFEST_FILE, cache_folder, cached_model, find_problem
@@ -163,10 +165,12 @@ def test_a_second_process_waits_and_uses_what_the_first_built() -> None:
         assert second.stdout is not None
         # Whichever gets the lock builds, and goes on only when it is told; the other must not build at all.
         assert first.stdout.readline() == second.stdout.readline() == "ready\n"
-        # Only one of the two can have said "building"; both get their word, which the one that waits never reads.
-        out_of_first = first.communicate("\n", timeout=60)[0]
-        out_of_second = second.communicate("\n", timeout=60)[0]
-    said = [out_of_first.splitlines(), out_of_second.splitlines()]
+        for child in (first, second):
+            assert child.stdin is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+        # Not `communicate`, which would miss what `readline` has read ahead.
+        said = [first.stdout.read().splitlines(), second.stdout.read().splitlines()]
     assert first.returncode == second.returncode == 0
     assert sorted(len(lines) for lines in said) == [1, 2]
     assert said[0][-1] == said[1][-1] == str(cache_folder() / "models" / "tiny")
@@ -174,24 +178,22 @@ def test_a_second_process_waits_and_uses_what_the_first_built() -> None:
 
 
 def test_a_process_that_waits_says_so(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith import progress
-
     monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
     holder = _child("other")
     with holder:
         assert holder.stdout is not None
         assert holder.stdin is not None
         assert [holder.stdout.readline(), holder.stdout.readline()] == ["ready\n", "building\n"]
-        real_acquire = cache.FileLock.acquire
+        real_acquire = FileLock.acquire
 
-        def acquire(lock: cache.FileLock, timeout: float | None = None) -> object:
+        def acquire(lock: FileLock, timeout: float | None = None) -> object:
             if timeout is None:  # the waiting call: only now may the other process go on
                 assert holder.stdin is not None
                 holder.stdin.write("\n")
                 holder.stdin.flush()
             return real_acquire(lock, timeout=timeout)
 
-        monkeypatch.setattr(cache.FileLock, "acquire", acquire)
+        monkeypatch.setattr(FileLock, "acquire", acquire)
         build = Builder()
         folder = cached_model("tiny", "source", build)
     assert build.calls == 0

@@ -3,12 +3,20 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.report.examples import HOSTILE
 from tunesmith.report import Series
-from tunesmith.report.charts import MAX_POINTS, chart_figure, downsample, finite_points, group_charts, nice_ticks
+from tunesmith.report.charts import (
+    MAX_POINTS,
+    chart_figure,
+    downsample,
+    finite_points,
+    group_charts,
+    nice_step,
+    nice_ticks,
+)
 
 
 def _chart(*series: Series) -> ElementTree.Element:
@@ -61,6 +69,7 @@ def test_a_long_series_keeps_its_spikes() -> None:
     assert (stretch[0][0], stretch[-1][0]) == (0, 100)
 
 
+@settings(deadline=None)
 @given(ys=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), limit=st.integers(4, 50))
 def test_down_sampling_keeps_the_extremes_the_ends_and_the_order(ys: list[float], limit: int) -> None:
     points = list(enumerate(ys))
@@ -72,13 +81,15 @@ def test_down_sampling_keeps_the_extremes_the_ends_and_the_order(ys: list[float]
     assert max(y for _, y in kept) == max(ys)
 
 
-@given(low=st.floats(-1e9, 1e9), span=st.floats(1e-3, 1e9), count=st.integers(3, 8))
+@settings(deadline=None)
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e9), count=st.integers(3, 8))
 def test_ticks_are_round_and_within(low: float, span: float, count: int) -> None:
-    ticks, step = nice_ticks(low, low + span, count)
+    step = nice_step(low, low + span, count)
+    ticks = nice_ticks(low, low + span, step)
     assert f"{step:e}"[0] in "125"
-    assert 1 <= len(ticks) <= 2 * count + 1
+    assert 1 <= len(ticks) <= count + 1
     assert all(low - step * 1e-6 <= tick <= low + span + step * 1e-6 for tick in ticks)
-    assert all(abs(tick / step - round(tick / step)) < 1e-6 for tick in ticks)
+    assert all(abs(tick / step - round(tick / step)) < 1e-4 for tick in ticks)
 
 
 def test_whole_steps_get_whole_ticks() -> None:
@@ -94,7 +105,9 @@ def test_bars_stand_on_zero_side_by_side() -> None:
     bars = [{key: float((bar.get(key) or "").rstrip("%")) for key in ("x", "y", "width", "height")}
             for bar in figure.iter("rect")]  # fmt: skip
     first, second, third, below = bars
-    assert first["y"] + first["height"] == pytest.approx(second["y"] + second["height"]) == pytest.approx(below["y"])
+    zero = pytest.approx(200 / 3, abs=0.03)
+    for foot in (first["y"] + first["height"], second["y"] + second["height"], below["y"]):
+        assert foot == zero
     assert first["x"] + first["width"] == pytest.approx(third["x"], abs=0.02)
     assert first["height"] == pytest.approx(2 * second["height"], abs=0.02)
     assert {"16", "32"} <= set(_texts(figure))
@@ -107,7 +120,7 @@ def test_missing_bins_leave_room_and_uneven_ones_do_not() -> None:
 
     a, b, c = lefts((10, 20, 50))
     assert c - b == pytest.approx(3 * (b - a), abs=0.1)
-    a, b, c = lefts((1, 10, 11.5))
+    a, b, c = lefts((1, 10, 11.3))
     assert c - b == pytest.approx(b - a, abs=0.1)
 
 
@@ -148,6 +161,7 @@ def test_hostile_names_are_text(kind: str) -> None:
 any_values = st.lists(st.floats(), max_size=12).map(tuple)
 
 
+@settings(deadline=None)
 @given(data=st.lists(st.tuples(any_values, any_values), min_size=1, max_size=10), kind=st.sampled_from(("line", "bar")))
 def test_any_values_give_coordinates_in_the_drawing_area(
     data: list[tuple[tuple[float, ...], tuple[float, ...]]], kind: str

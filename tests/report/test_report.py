@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from tests.report.examples import HOSTILE, full_report, hostile_report, reports
 from tunesmith.report import Report, Series, Severity
@@ -34,11 +34,13 @@ def test_a_figure_is_found_by_its_name() -> None:
         full_report().figure("no such figure")
 
 
+@settings(deadline=None)
 @given(report=reports)
 def test_a_report_survives_the_way_through_plain_data(report: Report) -> None:
     assert repr(Report.from_dict(report.to_dict())) == repr(report)  # repr, as NaN is not equal to itself
 
 
+@settings(deadline=None)
 @given(report=reports)
 def test_the_json_text_is_strict_and_reads_back(report: Report) -> None:
     def refuse(constant: str) -> float:

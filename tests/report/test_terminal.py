@@ -3,7 +3,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -109,6 +109,7 @@ def test_the_default_is_standard_output(capsys: pytest.CaptureFixture[str]) -> N
     assert "Orders: base and tuned" in capsys.readouterr().out
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=60), width=st.integers(1, 30))
 def test_a_sparkline_fits_its_width(values: list[float], width: int) -> None:
     assert len(sparkline(values, width)) == min(len(values), width)
@@ -119,6 +120,7 @@ def test_a_sparkline_rises_with_its_values() -> None:
     assert sparkline([5.0, 5.0]) == "▁▁"
 
 
+@settings(deadline=None)
 @given(report=reports, width=st.sampled_from((30, 80)), verbose=st.booleans())
 def test_any_report_is_printed_within_the_width(report: Report, width: int, verbose: bool) -> None:
     text = _printed(report, width=width, verbose=verbose)

@@ -119,7 +119,7 @@ def iter_rows(source: str | HubDataset, *, split: str = "train") -> Iterator[Row
         MissingPackageError: a hub dataset, and no `datasets` package.
     """
     if isinstance(source, HubDataset):
-        yield from _hub_rows(source)
+        yield from _hub_rows(source if source.split else source.model_copy(update={"split": split}))
         return
     with _read_errors(source):
         path = _path_of(source)

@@ -79,6 +79,7 @@ class ChatTemplate:
         self._bos_id: int | None = tokenizer.bos_token_id
         self._eos_id: int | None = tokenizer.eos_token_id
         template = self._template()
+        self.text = template
         self.source = "plain" if is_plain_template(template) else "model"
         self.digest = sha256(template.encode()).hexdigest()
 
@@ -152,13 +153,16 @@ class ChatTemplate:
             done.append(encoded)
         return done
 
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+    def encode_prompt(self, messages: Sequence[Message], *, place: str = "prompt") -> list[int]:
         """Token ids of a conversation that awaits an answer: `messages`, then the generation prompt.
+
+        Args:
+            messages: the turns so far, in order; at least one.
+            place: where they come from, for the error.
 
         Raises:
             TemplateError: the template refuses the messages.
         """
-        place = "prompt"
         try:
             chat = self._turns.find(messages, place=place, add_generation_prompt=True)
             text, starts = chat.text, [start for start, _ in chat.spans]

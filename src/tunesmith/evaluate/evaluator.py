@@ -242,7 +242,7 @@ def build_report(
     if latencies:
         report.tables.append(_latency_table(latencies))
     check_gates(report, scores.estimates, latencies.get("tuned"), section.targets, METRIC_LABELS)
-    _add_warnings(report, items, tuned)
+    _add_warnings(report, items, tuned, scores)
     _add_samples(report, items, base, tuned, section.samples)
     return report
 
@@ -309,7 +309,15 @@ def _latency_table(latencies: Mapping[str, Latency]) -> Table:
     )
 
 
-def _add_warnings(report: Report, items: Sequence[TestItem], tuned: SideResult) -> None:
+def _add_warnings(report: Report, items: Sequence[TestItem], tuned: SideResult, scores: Scores) -> None:
+    worse = [METRIC_LABELS[name] for name, paired in scores.estimates.items() if paired.gain.high < 0]
+    if worse:
+        report.add_finding(
+            Severity.WARNING,
+            "worse-than-base",
+            f"the tuned model is worse than the base in {', '.join(worse)}: the interval of the gain lies below zero",
+            remedy="look at the samples; lower train.learning_rate, train for fewer epochs, or check the training data",
+        )
     unfinished = [i for i, finished in enumerate(tuned.finished) if not finished]
     if len(unfinished) > UNFINISHED_SHARE * len(items):
         report.add_finding(

@@ -34,19 +34,10 @@ def check_gates(
         target = getattr(targets, name)
         if target is not None:
             _check(report, labels[name], estimates[name].tuned.value, target, at_least=name in AT_LEAST)
-    costs = {
-        "time_to_first_token_ms": ("time to first token in ms", latency and latency.time_to_first_token_ms),
-        "ms_per_token": ("time per token in ms", latency and latency.ms_per_token),
-        "peak_memory_gb": ("peak memory in GB", latency and latency.peak_memory_bytes / 1e9),
-    }
-    for name, (label, value) in costs.items():
+    for name, (label, value) in _costs(latency).items():
         target = getattr(targets, name)
-        if target is None:
-            continue
-        if value is None:
-            _not_measured(report, name, label)
-        else:
-            _check(report, label, value, target, at_least=False)
+        if target is not None:
+            _check_cost(report, name, label, value, target)
     for name in targets.better_than_base:
         _check_better(report, labels[name], estimates[name])
 
@@ -66,7 +57,18 @@ def _check(report: Report, label: str, value: float, target: float, *, at_least:
     )
 
 
-def _not_measured(report: Report, name: str, label: str) -> None:
+def _costs(latency: Latency | None) -> dict[str, tuple[str, float | None]]:
+    return {
+        "time_to_first_token_ms": ("time to first token in ms", latency.time_to_first_token_ms if latency else None),
+        "ms_per_token": ("time per token in ms", latency.ms_per_token if latency else None),
+        "peak_memory_gb": ("peak memory in GB", latency.peak_memory_bytes / 1e9 if latency else None),
+    }
+
+
+def _check_cost(report: Report, name: str, label: str, value: float | None, target: float) -> None:
+    if value is not None:
+        _check(report, label, value, target, at_least=False)
+        return
     report.add_finding(
         Severity.ERROR,
         "target-not-measured",

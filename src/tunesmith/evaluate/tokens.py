@@ -26,21 +26,18 @@ def comparison_tokens(text: str) -> list[str]:
     as what they stand for (NFKC), so full-width digits equal plain ones.
     """
     tokens: list[str] = []
-    in_word = False
+    before = "separator"
     for character in unicodedata.normalize("NFKC", text).lower():
         kind = _kind(character)
-        if kind == "separator":
-            in_word = False
-        elif kind == "mark" and tokens:
+        if kind == "mark":
+            if before != "separator":
+                tokens[-1] += character
+            continue
+        if kind == "word" and before == "word":
             tokens[-1] += character
-        elif kind == "unspaced":
+        elif kind != "separator":
             tokens.append(character)
-            in_word = False
-        elif in_word:
-            tokens[-1] += character
-        else:
-            tokens.append(character)
-            in_word = True
+        before = kind
     return tokens
 
 

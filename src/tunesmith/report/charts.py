@@ -77,19 +77,20 @@ def downsample(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return [points[i] for i in sorted(kept)]
 
 
-def nice_ticks(low: float, high: float, count: int) -> tuple[list[float], float]:
-    """About `count` round values from `low` to `high`, and the step between them: 1, 2 or 5 times a power of ten.
+def nice_step(low: float, high: float, count: int) -> float:
+    """The step, 1, 2 or 5 times a power of ten, that leads from `low` to a greater `high` in at most `count` steps.
 
-    Args:
-        low: the least value; less than `high`.
-        high: the greatest value.
-        count: how many ticks are wanted; there are between half and twice as many.
+    It takes at least two fifths of `count`.
     """
-    rough = (high - low) / max(count, 1)
+    rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next((factor for factor, up_to in ((1, 1.5), (2, 3.5), (5, 7.5)) if rough < up_to * power), 10) * power
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+def nice_ticks(low: float, high: float, step: float) -> list[float]:
+    """The multiples of `step` from `low` to `high`."""
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)], step
+    return [i * step for i in range(first, last + 1)]
 
 
 def chart_figure(chart: Sequence[Series], number: int) -> str:
@@ -154,18 +155,17 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 def _y_axis(values: Sequence[float], *, from_zero: bool) -> _Axis:
     """From zero for bars and where zero is near; else around the values, with round ends."""
     low, high = _span([*values, 0.0] if from_zero or 0 <= min(values) <= max(values) / 2 else values)
-    _, step = nice_ticks(low, high, 5)
+    step = nice_step(low, high, 6)
     low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-    ticks, step = nice_ticks(low, high, 5)
-    return _Axis(low, high, tuple((tick, _tick_label(tick, step)) for tick in ticks))
+    return _Axis(low, high, tuple((tick, _tick_label(tick, step)) for tick in nice_ticks(low, high, step)))
 
 
 def _x_axis(values: Sequence[float]) -> _Axis:
     low, high = _span(values)
-    ticks, step = nice_ticks(low, high, 6)
-    if step < 1 and all(value == round(value) for value in values):  # steps and epochs are whole
-        ticks, step = [tick for tick in ticks if abs(tick - round(tick)) < 1e-9], 1.0
-    return _Axis(low, high, tuple((tick, _tick_label(tick, step)) for tick in ticks))
+    step = nice_step(low, high, 5)  # with more, long labels would touch on a phone
+    if all(value == round(value) for value in values):  # there is no half a step
+        step = max(step, 1.0)
+    return _Axis(low, high, tuple((tick, _tick_label(tick, step)) for tick in nice_ticks(low, high, step)))
 
 
 def _slots(positions: Sequence[float]) -> dict[float, int]:
@@ -186,7 +186,7 @@ def _slot_axis(slots: dict[float, int]) -> _Axis:
 def _tick_label(value: float, step: float) -> str:
     if abs(value) < step / 1000:
         return "0"
-    if step < 1e-4 or abs(value) >= 1e7:
+    if step < 1e-6 or abs(value) >= 1e7:
         return format_value(float(f"{value:.12g}"))
     decimals = max(-math.floor(math.log10(step) + 1e-9), 0)
     return f"{value:,.{decimals}f}"

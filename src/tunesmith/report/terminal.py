@@ -160,10 +160,11 @@ class _Printer:
         rows = table.rows if self._verbose else table.rows[:TABLE_ROWS]
         heads, *cells = format_cells([table.columns, *rows])
         numeric = numeric_columns(rows, len(heads))
-        widths = [max(cell_len(visible(line)) for line in column) for column in zip(heads, *cells, strict=True)]
+        columns = list(zip(heads, *cells, strict=True))
+        widths = [max(cell_len(visible(cell)) for cell in column) for column in columns]
         least = [
             max(map(cell_len, [*head.split(), *column])) if number else min(width, _NARROW_TEXT)
-            for head, column, width, number in zip(heads, zip(*cells, strict=True), widths, numeric, strict=True)
+            for (head, *column), width, number in zip(columns, widths, numeric, strict=True)
         ]
         room = self._console.width - 2 * len(least)
         if sum(least) <= room:

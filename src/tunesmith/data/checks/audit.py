@@ -94,6 +94,7 @@ def audit(
             remedy="raise data.max_length, or shorten the prompts",
         )
     _account(report, reads, splits, dropped)
+    _note_unused_keys(report, reads)
     _describe_template(report, template)
     _describe_lengths(report, splits, longest)
     _check_cut(report, whole, splits, template)
@@ -159,10 +160,36 @@ def _account(
             )
 
 
+def _note_unused_keys(report: Report, reads: Mapping[str, ReadResult]) -> None:
+    for name, read in reads.items():
+        if read.unused_keys:
+            keys = ", ".join(f"{key} ({count})" for key, count in sorted(read.unused_keys.items()))
+            report.add_finding(
+                Severity.NOTE,
+                "unused-columns",
+                f"{name} holds columns that are not read, with the number of rows: {keys}",
+                remedy="if one of them belongs into the prompt, say so with data.mapping",
+            )
+
+
 def _describe_template(report: Report, template: ChatTemplate) -> None:
     contract = template.contract()
     report.add_figure("template", "Chat template", template.source, detail=f"SHA-256 {template.digest[:12]}")
     report.add_figure("stop_tokens", "Answers end with", ", ".join(str(token) for token in contract["stop_tokens"]))
+    if not template.prompts_match_training:
+        report.add_finding(
+            Severity.WARNING,
+            "prompt-differs-from-training",
+            "the template begins answers differently in a prompt than in a finished conversation, "
+            "so the model is asked otherwise than it was trained",
+            remedy="write what the template puts before answers (such as a thinking part) into the answers",
+        )
+    if "strftime_now" in template.text:
+        report.add_finding(
+            Severity.NOTE,
+            "template-with-date",
+            "the chat template writes today's date into prompts: a run that is resumed on another day sees other data",
+        )
     if template.source == "plain":
         report.add_finding(
             Severity.NOTE,

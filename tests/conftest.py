@@ -1,0 +1,7 @@
+"""What holds for all tests."""
+
+from hypothesis import settings
+
+# The machine may be busy: a slow example is no failure.
+settings.register_profile("tunesmith", deadline=None)
+settings.load_profile("tunesmith")

