@@ -66,7 +66,8 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def tiny_model_folder(folder: Path, family: str = "llama", *, chat_template: str | None = CHATML, **changes: Any) -> Path:

@@ -17,18 +17,24 @@ from tunesmith.adapters.methods import attach_adapter, describe_adapter, trainab
 from tunesmith.config import Recipe
 from tunesmith.data.batching import collate
 from tunesmith.data.records import Example, Message
-from tunesmith.errors import DataError, RunError, TrainError
-from tunesmith.evaluate.evaluator import TestItem, answer_test_set, build_report
+from tunesmith.errors import DataError, TrainError
+from tunesmith.evaluate.evaluator import TestItem, answer_test_set, build_report, check_metrics
 from tunesmith.evaluate.latency import Latency, measure_latency
 from tunesmith.export.card import model_card
 from tunesmith.export.merge import merge_adapter
+from tunesmith.export.report import ParityCheck
 from tunesmith.export.report import build_report as build_export_report
-from tunesmith.models.backend import configure_allocator, describe_device, peak_memory_bytes, release_memory
-from tunesmith.models.backend import seed_everything
+from tunesmith.models.backend import (
+    configure_allocator,
+    describe_device,
+    peak_memory_bytes,
+    release_memory,
+    seed_everything,
+)
 from tunesmith.models.loading import load_model
-from tunesmith.models.parity import Parity, compare, record
+from tunesmith.models.parity import compare, mean_divergence, record
 from tunesmith.preparation import Preparation, split_digest
-from tunesmith.report import Report, Severity
+from tunesmith.report import Report
 from tunesmith.runs import Run, write_text
 from tunesmith.train.report import build_report as build_train_report
 from tunesmith.train.trainer import Trainer
@@ -204,6 +210,7 @@ def _evaluate(prepared: Preparation) -> Report:
     recipe, section = prepared.recipe, prepared.recipe.evaluate
     adapter_folder = _checked_adapter(prepared)
     items = _test_items(prepared)
+    check_metrics(section, items)
     configure_allocator()
     max_new_tokens = _max_new_tokens(prepared, items)
     model = load_model(prepared.model_folder, precision=prepared.precision, device=prepared.device)
@@ -236,7 +243,7 @@ def _export(prepared: Preparation) -> Report:
     recipe, run_ = prepared.recipe, prepared.run
     adapter_folder = _checked_adapter(prepared)
     _write_adapter_card(prepared)
-    merged, parity = None, None
+    merged, parity_check = None, None
     if recipe.export.merge:
         configure_allocator()
         merged = merge_adapter(
@@ -248,8 +255,8 @@ def _export(prepared: Preparation) -> Report:
             max_shard_size=recipe.export.max_shard_size,
         )
         release_memory()
-        parity = _measure_parity(prepared, adapter_folder)
-    report = build_export_report(adapter_folder, merged, parity, precision=prepared.precision)
+        parity_check = _measure_parity(prepared, adapter_folder)
+    report = build_export_report(adapter_folder, merged, parity_check, precision=prepared.precision)
     run_.save_report(report)
     if merged is not None and report.passed:
         write_text(run_.merged_folder / "README.md", model_card(recipe, _reports(run_), kind="merged"))
@@ -344,12 +351,13 @@ def _measure_latencies(
             max_new_tokens=max_new_tokens,
             stop_token_ids=prepared.stop_token_ids,
             precision=prepared.precision,
+            what=f"Timing the {name} model",
         )
         for name, adapter in (("base", None), ("tuned", adapter_folder))
     }
 
 
-def _measure_parity(prepared: Preparation, adapter_folder: Path) -> Parity:
+def _measure_parity(prepared: Preparation, adapter_folder: Path) -> ParityCheck:
     """Adapter against merged model on prompts that were not trained on, where there are any."""
     held_out = [split for split in ("test", "validation", "train") if prepared.answerable(split)]
     if not held_out:
@@ -366,10 +374,12 @@ def _measure_parity(prepared: Preparation, adapter_folder: Path) -> Parity:
         pad_token_id=template.pad_token_id,
         batch_size=prepared.recipe.evaluate.batch_size,
     )
+    with tuned.disable_adapter():
+        effect_kl = mean_divergence(recording, tuned)
     del base, tuned
     release_memory()
     merged = load_model(prepared.run.merged_folder, precision=prepared.precision, device=prepared.device)
-    return compare(recording, merged)
+    return ParityCheck(compare(recording, merged), effect_kl)
 
 
 def _reports(run_: Run) -> dict[str, Report]:

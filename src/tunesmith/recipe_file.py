@@ -66,7 +66,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 def _read_yaml(path: Path) -> dict[str, Any]:
     place = str(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise RecipeError(["there is no such file"], place=place, remedy=_near_recipes(path)) from None
     except IsADirectoryError:
@@ -101,7 +101,7 @@ def _apply(values: dict[str, Any], edit: str) -> str | None:
     if not equals or not key.strip():
         return f"--set {edit}: write it as section.key=value"
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, ValueError) as error:
         return f"--set {edit}: the value is not valid YAML: {_one_line(error)}"
     *parents, last = key.strip().split(".")

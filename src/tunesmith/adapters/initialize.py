@@ -134,12 +134,6 @@ def check_can_convert(config: LoraConfig) -> None:
         AdapterError: the initialisation moves base weights and the rest of the section prevents the conversion.
     """
     name = config.init_lora_weights
-    if name == "loftq":
-        raise AdapterError(
-            "loftq replaces the base weights by quantised ones, and its adapter fits only those, not the original base",
-            place=PLACE,
-            remedy="choose another initialisation, such as pissa or eva",
-        )
     if not changes_base_weights(name):
         return
     if config.use_rslora and (config.rank_pattern or config.alpha_pattern):

@@ -87,8 +87,8 @@ def lora_config(section: AdapterSection) -> LoraConfig:
                 )
             continue
         values[name] = _nested(name, value) if name in NESTED_CONFIGS and value is not None else value
-    values.update(_default_configs(section))
     _check_initialization(section.init_lora_weights)
+    values.update(_default_configs(section))
     if isinstance(values["target_modules"], str):
         # PEFT refuses layers beside a keyword or a pattern; `resolve_targets` turns those into names.
         values["layers_to_transform"] = values["layers_pattern"] = None
@@ -117,7 +117,7 @@ def attach_adapter(
     Raises:
         AdapterError: a target, a layer or a pattern matches nothing, or PEFT cannot do what the section asks for.
     """
-    config = lora_config(section)
+    config, training = lora_config(section), model.training
     initialize.check_can_convert(config)
     if section.use_qalora:
         # On other layers PEFT ignores it without a word.
@@ -147,7 +147,7 @@ def attach_adapter(
     if moves_weights:
         initialize.settle_base_weights(adapted, originals)
         setattr(adapted, _INITIAL, InitialFactors(_factors(adapted)))
-    return adapted
+    return adapted.train(training)
 
 
 def initial_factors(model: PeftModel) -> InitialFactors | None:
@@ -239,7 +239,13 @@ def _default_configs(section: AdapterSection) -> dict[str, Any]:
 
 def _check_initialization(name: bool | str) -> None:
     # PEFT compares without case for some names and with case for others; only its own spelling passes here.
-    if isinstance(name, bool) or name in (*initialize.KNOWN, "loftq") or re.fullmatch(r"pissa_niter_[1-9]\d*", name):
+    if name == "loftq":
+        raise AdapterError(
+            "loftq replaces the base weights by quantised ones, and its adapter fits only those, not the original base",
+            place=initialize.PLACE,
+            remedy="choose another initialisation, such as pissa or eva",
+        )
+    if isinstance(name, bool) or name in initialize.KNOWN or re.fullmatch(r"pissa_niter_[1-9]\d*", name):
         return
     near = difflib.get_close_matches(name, initialize.KNOWN, n=1, cutoff=0.5)
     raise AdapterError(

@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -180,7 +181,8 @@ def _all_linear_names(model: PreTrainedModel, layers: list[int] | None) -> list[
 
     Where layers are chosen, only those within decoder layers.
     """
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    untyped: Any = model
+    head = untyped.get_output_embeddings()
     within = "" if layers is None else f"{decoder_layers(model)[0]}."
     names = [name for name in linear_modules(model) if name.startswith(within)]
     return _shortest_names(model, [name for name in names if model.get_submodule(name) is not head])

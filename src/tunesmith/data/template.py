@@ -53,6 +53,7 @@ class ChatTemplate:
 
     Attributes:
         source: "model" for the tokenizer's own template, "plain" for ours.
+        text: the template itself.
         digest: SHA-256 of the template's text, in hexadecimal.
         stop_token_ids: tokens that end an answer: the one the template renders after the content, then the
             tokenizer's end of sequence where that is another.

@@ -222,8 +222,8 @@ def _embeddings_are_tied(model: PreTrainedModel) -> bool:
 
 
 def _embedding_modules(model: PreTrainedModel) -> tuple[Any, Any] | None:
-    outputs = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    inputs = model.get_input_embeddings()
+    untyped: Any = model
+    inputs, outputs = untyped.get_input_embeddings(), untyped.get_output_embeddings()
     return (inputs, outputs) if outputs is not None and hasattr(outputs, "weight") else None
 
 

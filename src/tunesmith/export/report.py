@@ -1,19 +1,47 @@
 """The export stage's report, with the parity gate."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.export.merge import MergeResult
-from tunesmith.models.parity import Parity, bound_for
+from tunesmith.models.parity import Parity, ParityBound, bound_for
 from tunesmith.report import Report, Severity
 
+MAX_EFFECT_SHARE = 0.1
+"""Most that merging may lose of what the adapter changes, as a share of their divergences from the adapter's answers.
 
-def build_report(adapter_folder: Path, merged: MergeResult | None, parity: Parity | None, *, precision: str) -> Report:
+A merge of half the scale loses about a quarter, a forgotten merge all of it, however weak the adapter is.
+"""
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """What was measured of the merged model.
+
+    Args:
+        parity: adapter against merged model.
+        effect_kl: mean KL divergence, in nats, of the base model from the adapter on the same tokens.
+    """
+
+    parity: Parity
+    effect_kl: float
+
+    def failures(self, bound: ParityBound) -> list[str]:
+        """One line for each part that is not kept."""
+        lost = self.parity.mean_kl / max(self.effect_kl, 1e-12)
+        too_weak = [] if lost <= MAX_EFFECT_SHARE else [f"merging loses {lost:.0%} of what the adapter changes"]
+        return self.parity.failures(bound) + too_weak
+
+
+def build_report(
+    adapter_folder: Path, merged: MergeResult | None, check: ParityCheck | None, *, precision: str
+) -> Report:
     """The report of what was written, and whether adapter and merged model agree.
 
     Args:
         adapter_folder: the adapter that was exported.
         merged: what the merge wrote, None where the recipe wants none.
-        parity: adapter against merged model, None without a merge.
+        check: adapter against merged model, None without a merge.
         precision: fp32, bf16 or fp16; decides the bound.
     """
     report = Report("export", "Export")
@@ -22,13 +50,13 @@ def build_report(adapter_folder: Path, merged: MergeResult | None, parity: Parit
         report.add_figure("merged_folder", "Merged model", str(merged.folder))
         report.add_figure("merged_size_gb", "Size of the merged model", round(merged.total_bytes / 1e9, 3), "GB")
         report.add_figure("modules_merged", "Modules merged", merged.modules_merged)
-    if parity is not None:
-        _add_parity(report, parity, precision)
+    if check is not None:
+        _add_parity(report, check, precision)
     return report
 
 
-def _add_parity(report: Report, parity: Parity, precision: str) -> None:
-    bound = bound_for(precision)
+def _add_parity(report: Report, check: ParityCheck, precision: str) -> None:
+    bound, parity = bound_for(precision), check.parity
     allowed = "" if bound.max_logit_difference is None else f"at most {bound.max_logit_difference:g} allowed"
     report.add_figure("parity_prompts", "Prompts compared", parity.prompts, detail=f"{parity.positions} tokens")
     report.add_figure(
@@ -41,7 +69,14 @@ def _add_parity(report: Report, parity: Parity, precision: str) -> None:
         "parity_top_token_agreement", "Same likeliest token", round(100 * parity.top_token_agreement, 2), "%"
     )
     report.add_figure("parity_answer_agreement", "Same greedy answers", round(100 * parity.answer_agreement, 2), "%")
-    failures = parity.failures(bound)
+    report.add_figure(
+        "adapter_effect_kl",
+        "Divergence of the base model",
+        check.effect_kl,
+        "nats",
+        f"what the adapter changes; merging may lose {MAX_EFFECT_SHARE:.0%} of it",
+    )
+    failures = check.failures(bound)
     if failures:
         report.add_finding(
             Severity.ERROR,

@@ -354,7 +354,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _settings(**values: Any) -> GenerationConfig:
-    return GenerationConfig(**values)  # type: ignore[no-untyped-call]
+    return GenerationConfig(**values)
 
 
 @contextmanager

@@ -248,6 +248,15 @@ def compare(recording: Recording, model: nn.Module) -> Parity:
     )
 
 
+def mean_divergence(recording: Recording, model: nn.Module) -> float:
+    """Mean KL(first || model) in nats over the recorded positions: with the base model, how much the adapter does."""
+    texts = [(*prompt, *answer.token_ids) for prompt, answer in zip(recording.prompts, recording.answers, strict=True)]
+    distances = _Distances()
+    for i, other_PV in _logits(model, texts, recording.compared):
+        distances.add(recording.logits[i].to(other_PV.device), other_PV)
+    return _mean(distances.kl)
+
+
 class _Distances:
     """Collects how far apart two models' logits are, one value a position."""
 
