@@ -48,7 +48,9 @@ def write_recipe(folder: Path, **sections: dict[str, Any]) -> Path:
     return path
 
 
-def test_run_goes_through_and_chat_answers(command: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_goes_through_and_chat_answers(
+    command: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = command("run", recipe, "--run", tmp_path / "run")
     assert code == 0
     assert all(word in out for word in ("check", "train", "evaluate", "export", "tunesmith chat"))
@@ -215,7 +217,9 @@ def test_wrong_usage_is_exit_code_2(command: Command, tmp_path: Path) -> None:
     assert command("evaluate", tmp_path / "none")[0] == 2
 
 
-@pytest.mark.skipif(shutil.which("mount") is None or os.name != "posix" or os.geteuid() != 0, reason="needs to mount a file system")
+@pytest.mark.skipif(
+    shutil.which("mount") is None or os.name != "posix" or os.geteuid() != 0, reason="needs to mount a file system"
+)
 def test_a_full_disk_is_told_and_nothing_is_lost(command: Command, recipe: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -247,8 +251,19 @@ def test_help_starts_without_heavy_imports() -> None:
 def test_a_signal_stops_with_75_and_the_same_command_resumes(recipe: Path, tmp_path: Path) -> None:
     write_orders(tmp_path / "train.jsonl", 60)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    arguments = ["train", str(recipe), "--run", str(tmp_path / "run"), "--set", "train.max_steps=2000", "--set", "train.logging_steps=1"]
-    process = subprocess.Popen([sys.executable, "-m", "tunesmith.cli", *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    arguments = [
+        "train",
+        str(recipe),
+        "--run",
+        str(tmp_path / "run"),
+        "--set",
+        "train.max_steps=2000",
+        "--set",
+        "train.logging_steps=1",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tunesmith.cli", *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 6):
         pass
@@ -262,8 +277,25 @@ def test_a_signal_stops_with_75_and_the_same_command_resumes(recipe: Path, tmp_p
 
 def test_the_public_names_are_these() -> None:
     assert sorted(tunesmith.__all__) == [
-        "Chat", "Figure", "Finding", "Recipe", "Report", "Run", "Sample", "Series", "Severity", "Table",
-        "TunesmithError", "__version__", "check", "doctor", "evaluate", "export", "load_recipe", "preview", "run",
+        "Chat",
+        "Figure",
+        "Finding",
+        "Recipe",
+        "Report",
+        "Run",
+        "Sample",
+        "Series",
+        "Severity",
+        "Table",
+        "TunesmithError",
+        "__version__",
+        "check",
+        "doctor",
+        "evaluate",
+        "export",
+        "load_recipe",
+        "preview",
+        "run",
         "train",
     ]
     for name in tunesmith.__all__:

@@ -105,7 +105,9 @@ def test_each_stage_runs_alone_from_the_run_folder(tmp_path: Path) -> None:
 def test_another_base_model_or_template_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe(tiny_recipe(tmp_path, tiny_model_folder(tmp_path / "model")))
     tunesmith.train(recipe, tmp_path / "run")
-    tiny_model_folder(tmp_path / "model", chat_template="{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}")
+    tiny_model_folder(
+        tmp_path / "model", chat_template="{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
+    )
     with pytest.raises(ContractError, match="chat template"):
         tunesmith.evaluate(tmp_path / "run")
     tiny_model_folder(tmp_path / "model", hidden_size=64)

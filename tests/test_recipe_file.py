@@ -30,7 +30,9 @@ def test_the_defaults_are_a_whole_recipe_and_survive_a_round_trip(tmp_path: Path
 
 
 def test_edits_are_read_as_yaml_and_do_not_change_the_mapping_given() -> None:
-    recipe = load_recipe(MINIMAL, ["train.learning_rate=3e-4", "adapter.layers=[0, 2]", "data.test=a.jsonl", "evaluate.targets.bleu=0.3"])
+    recipe = load_recipe(
+        MINIMAL, ["train.learning_rate=3e-4", "adapter.layers=[0, 2]", "data.test=a.jsonl", "evaluate.targets.bleu=0.3"]
+    )
     assert recipe.train.learning_rate == 3e-4
     assert recipe.adapter.layers == [0, 2]
     assert recipe.data.test == ["a.jsonl"]
@@ -40,7 +42,12 @@ def test_edits_are_read_as_yaml_and_do_not_change_the_mapping_given() -> None:
 
 def test_all_problems_are_told_at_once_each_with_its_key() -> None:
     found = problems_of(
-        {"model": {"nmae": "x", "precision": "bf17"}, "data": {"train": "a"}, "trian": {}, "train": {"lerning_rate": 1}},
+        {
+            "model": {"nmae": "x", "precision": "bf17"},
+            "data": {"train": "a"},
+            "trian": {},
+            "train": {"lerning_rate": 1},
+        },
         "adapter.r=0",
         "nonsense",
     )
@@ -112,7 +119,10 @@ def test_a_missing_file_names_the_recipes_beside_it(tmp_path: Path) -> None:
 
 def test_numbers_as_users_write_them(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("\ufeffmodel: {name: x}\ndata: {train: a.jsonl}\ntrain: {learning_rate: 3e-4, adam_epsilon: 1e-06}\r\n", encoding="utf-8")
+    path.write_text(
+        "\ufeffmodel: {name: x}\ndata: {train: a.jsonl}\ntrain: {learning_rate: 3e-4, adam_epsilon: 1e-06}\r\n",
+        encoding="utf-8",
+    )
     assert load_recipe(path).train.learning_rate == 3e-4
 
 
@@ -122,7 +132,13 @@ def test_the_digest_is_of_the_meaning() -> None:
     assert load_recipe(MINIMAL).digest() != load_recipe(MINIMAL, ["adapter.r=8"]).digest()
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c), max_leaves=12))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+        max_leaves=12,
+    )
+)
 def test_whatever_the_mapping_holds_the_only_error_is_a_recipe_error(values: Any) -> None:
     try:
         recipe = load_recipe({"model": values, "data": values, "train": values, "extra": values})

@@ -40,7 +40,9 @@ def test_a_trained_run_is_not_given_another_recipe(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", RECIPE)
     (run.checkpoints_folder / "step-00000001").mkdir(parents=True)
     changed = load_recipe(RECIPE.model_dump(), ["train.learning_rate=0.5", "adapter.r=4"])
-    with pytest.raises(RunError, match=r"adapter\.r: 16 -> 4[\s\S]*train\.learning_rate: 0\.0002 -> 0\.5[\s\S]*--fresh"):
+    with pytest.raises(
+        RunError, match=r"adapter\.r: 16 -> 4[\s\S]*train\.learning_rate: 0\.0002 -> 0\.5[\s\S]*--fresh"
+    ):
         Run.create(run.folder, changed)
     assert Run.open(run.folder).recipe == RECIPE
     allowed = load_recipe(RECIPE.model_dump(), ["train.num_train_epochs=9", "train.save_steps=7", "evaluate.samples=1"])

@@ -70,7 +70,9 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
     return model
 
 
-def tiny_model_folder(folder: Path, family: str = "llama", *, chat_template: str | None = CHATML, **changes: Any) -> Path:
+def tiny_model_folder(
+    folder: Path, family: str = "llama", *, chat_template: str | None = CHATML, **changes: Any
+) -> Path:
     """Writes a tiny model and the byte tokenizer to `folder`, as a user's local model would lie there."""
     tiny_model(family, **changes).save_pretrained(folder)
     byte_tokenizer(chat_template).save_pretrained(folder)

@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(_HOME[name]), name)
-    # Importing a subpackage of the same name (train, evaluate, export) sets it here; the function wins.
+    # `doctor` is a module too, and importing it sets that here; the function wins.
     globals()[name] = value
     return value
 

@@ -100,7 +100,7 @@ HELP = "Type a message. /clear starts anew, /exit or Ctrl-D ends."
 def talk(chat: Chat, lines: Iterable[str], *, max_new_tokens: int, temperature: float, interactive: bool) -> None:
     """Reads messages from `lines` and writes answers to standard output until there are no more.
 
-    Without a person at the terminal each line is a conversation of its own, so that a file of questions can be piped in.
+    Without a person at the terminal each line is a conversation of its own: a file of questions can be piped in.
     """
     if interactive:
         print(HELP, file=sys.stderr)

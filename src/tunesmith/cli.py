@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     command = add("run", parents=[recipe, fresh, output], help="check, train, evaluate and export, with gates between")
     command.set_defaults(command=_run)
     command = add("check", parents=[recipe, output], help="audit the data before a model is loaded")
-    command.add_argument("--show", metavar="N", type=_count, default=0, help="print N examples, trained tokens coloured")
+    command.add_argument(
+        "--show", metavar="N", type=_count, default=0, help="print N examples, trained tokens coloured"
+    )
     command.set_defaults(command=_check)
     command = add("train", parents=[recipe, fresh, output], help="train; the same command again resumes")
     command.set_defaults(command=_train)
@@ -74,8 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     command = add("chat", parents=[run_folder], help="talk to a trained run")
     command.add_argument("--base", action="store_true", help="talk to the base model instead, to compare")
     command.add_argument("--system", metavar="TEXT", help="a system message (default: the recipe's)")
-    command.add_argument("--max-new-tokens", metavar="N", type=_count, default=512, help="longest answer (default: 512)")
-    command.add_argument("--temperature", metavar="T", type=_temperature, default=0.0, help="0 takes the likeliest token")
+    command.add_argument(
+        "--max-new-tokens", metavar="N", type=_count, default=512, help="longest answer (default: 512)"
+    )
+    command.add_argument(
+        "--temperature", metavar="T", type=_temperature, default=0.0, help="0 takes the likeliest token"
+    )
     command.set_defaults(command=_chat)
     command = add("doctor", parents=[output], help="what this machine can do")
     command.set_defaults(command=_doctor)
@@ -104,7 +110,9 @@ def _run(options: argparse.Namespace) -> int:
         recipe, folder, fresh=options.fresh, on_report=None if options.json else lambda report: _show(report, folder)
     )
     if options.json:
-        print(json.dumps({"reports": [report.to_dict() for report in reports]}, ensure_ascii=False, indent=2, default=str))
+        print(
+            json.dumps({"reports": [report.to_dict() for report in reports]}, ensure_ascii=False, indent=2, default=str)
+        )
     elif all(report.passed for report in reports):
         print(f"\nDone. Talk to it: tunesmith chat {folder}")
     return _exit_code(reports)

@@ -133,7 +133,9 @@ class AdapterSection(Section):
     """
 
     method: Literal["lora"] = "lora"
-    layers: Literal["all"] | Annotated[str, Field(pattern=r"^last:[1-9]\d*$")] | list[Annotated[int, Field(ge=0)]] = "all"
+    layers: Literal["all"] | Annotated[str, Field(pattern=r"^last:[1-9]\d*$")] | list[Annotated[int, Field(ge=0)]] = (
+        "all"
+    )
     r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)

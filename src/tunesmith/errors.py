@@ -62,7 +62,9 @@ class RecipeError(TunesmithError):
     def __init__(self, problems: list[str], *, place: str | None = None, remedy: str | None = None) -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{count} in the recipe", *(f"  - {p}" for p in problems)]), place=place, remedy=remedy)
+        super().__init__(
+            "\n".join([f"{count} in the recipe", *(f"  - {p}" for p in problems)]), place=place, remedy=remedy
+        )
 
 
 class DataError(TunesmithError):
@@ -149,7 +151,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 _DISK_REMEDIES = {
     "the disk is full": "free some space, or put the run elsewhere (--run FOLDER), or the cache (TUNESMITH_CACHE)",
     "the file system is read-only": "choose a writable place with --run FOLDER, for the cache with TUNESMITH_CACHE",
-    "permission denied": "make the folder writable, or choose another with --run FOLDER, for the cache with TUNESMITH_CACHE",
+    "permission denied": "make the folder writable, or choose another (--run FOLDER, for the cache TUNESMITH_CACHE)",
     "a file is where a folder is needed": "remove the file, or choose another folder with --run FOLDER",
 }
 

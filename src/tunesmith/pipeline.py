@@ -13,17 +13,17 @@ import torch
 
 from tunesmith.adapters.contract import GOLDEN_TEXTS, Contract, check_contract, make_golden, read_contract
 from tunesmith.adapters.files import adapter_has_effect, load_adapter, save_adapter
-from tunesmith.adapters.methods import attach_adapter, describe_adapter, trainable_parameters
+from tunesmith.adapters.methods import attach_adapter, describe_adapter, merge_obstacle, trainable_parameters
 from tunesmith.config import Recipe
 from tunesmith.data.batching import collate
 from tunesmith.data.records import Example, Message
-from tunesmith.errors import DataError, TrainError
-from tunesmith.evaluate.evaluator import TestItem, answer_test_set, build_report, check_metrics
-from tunesmith.evaluate.latency import Latency, measure_latency
-from tunesmith.export.card import model_card
-from tunesmith.export.merge import merge_adapter
-from tunesmith.export.report import ParityCheck
-from tunesmith.export.report import build_report as build_export_report
+from tunesmith.errors import AdapterError, DataError, TrainError
+from tunesmith.evaluation.evaluator import TestItem, answer_test_set, build_report, check_metrics
+from tunesmith.evaluation.latency import Latency, measure_latency
+from tunesmith.exporting.card import model_card
+from tunesmith.exporting.merge import merge_adapter
+from tunesmith.exporting.report import ParityCheck
+from tunesmith.exporting.report import build_report as build_export_report
 from tunesmith.models.backend import (
     configure_allocator,
     describe_device,
@@ -36,8 +36,8 @@ from tunesmith.models.parity import compare, mean_divergence, record
 from tunesmith.preparation import Preparation, split_digest
 from tunesmith.report import Report
 from tunesmith.runs import Run, write_text
-from tunesmith.train.report import build_report as build_train_report
-from tunesmith.train.trainer import Trainer
+from tunesmith.training.report import build_report as build_train_report
+from tunesmith.training.trainer import Trainer
 
 CALIBRATION_BATCHES = 16
 """Batches that data-driven initialisations of the adapter look at."""
@@ -155,6 +155,11 @@ def _train(prepared: Preparation) -> Report:
     train_split, validation = prepared.split("train"), prepared.split("validation")
     base = load_model(prepared.model_folder, precision=prepared.precision, device=prepared.device)
     model = attach_adapter(base, recipe.adapter, calibration_batches=lambda: _calibration_batches(prepared))
+    obstacle = merge_obstacle(model) if recipe.export.merge else None
+    if obstacle is not None:
+        raise AdapterError(
+            f"this adapter could not be merged: {obstacle}", place="adapter", remedy="set export.merge to false"
+        )
     trainable, parameters = trainable_parameters(model)
     trainer = Trainer(
         model,
@@ -259,7 +264,8 @@ def _export(prepared: Preparation) -> Report:
     report = build_export_report(adapter_folder, merged, parity_check, precision=prepared.precision)
     run_.save_report(report)
     if merged is not None and report.passed:
-        write_text(run_.merged_folder / "README.md", model_card(recipe, _reports(run_), kind="merged"))
+        card = model_card(recipe, _reports(run_), kind="merged", contract=read_contract(run_.merged_folder))
+        write_text(run_.merged_folder / "README.md", card)
     return report
 
 
@@ -388,5 +394,6 @@ def _reports(run_: Run) -> dict[str, Report]:
 
 
 def _write_adapter_card(prepared: Preparation) -> None:
-    card = model_card(prepared.recipe, _reports(prepared.run), kind="adapter")
-    write_text(prepared.run.adapter_folder / "README.md", card)
+    folder = prepared.run.adapter_folder
+    card = model_card(prepared.recipe, _reports(prepared.run), kind="adapter", contract=read_contract(folder))
+    write_text(folder / "README.md", card)

@@ -26,7 +26,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _mapping_without_doubles(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if isinstance(key, (str, int, float, bool)) and key in seen:
             raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=key_node.start_mark)
         if isinstance(key, (str, int, float, bool)):
@@ -66,6 +66,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 def _read_yaml(path: Path) -> dict[str, Any]:
     place = str(path)
     try:
+        # A subclass of SafeLoader: no tag makes objects.
         values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise RecipeError(["there is no such file"], place=place, remedy=_near_recipes(path)) from None
@@ -148,7 +149,7 @@ def _joined(messages: list[str]) -> str:
 
 
 def _walk(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """The recipe keys of a pydantic location, without its marks for the members of a union, and the last one's siblings."""
+    """The recipe keys of a pydantic location, without its marks for members of a union; the last one's siblings."""
     names: list[str] = []
     siblings = list(Recipe.model_fields)
     section: type[BaseModel] | None = Recipe

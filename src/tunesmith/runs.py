@@ -207,7 +207,9 @@ class Run:
         try:
             return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"the report cannot be read: {error}", place=str(path), remedy="run the stage again") from None
+            raise RunError(
+                f"the report cannot be read: {error}", place=str(path), remedy="run the stage again"
+            ) from None
 
     def _has_trained(self) -> bool:
         return self.recipe_file.is_file() and (self.checkpoints_folder.is_dir() or self.adapter_folder.is_dir())
@@ -231,7 +233,9 @@ class Run:
             )
 
     def _move_aside(self) -> None:
-        taken = [int(m[1]) for p in self.folder.parent.glob(f"{self.folder.name}.*") if (m := re.search(r"\.(\d+)$", p.name))]
+        taken = [
+            int(m[1]) for p in self.folder.parent.glob(f"{self.folder.name}.*") if (m := re.search(r"\.(\d+)$", p.name))
+        ]
         self.folder.rename(self.folder.with_name(f"{self.folder.name}.{max(taken, default=0) + 1}"))
 
 

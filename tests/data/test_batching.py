@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import FAMILIES, tiny_model
-from tests.train.conftest import make_examples
+from tests.training.conftest import make_examples
 from tunesmith.data.batching import StepPlan, collate
 from tunesmith.data.records import IGNORED_LABEL
-from tunesmith.train.loss import summed_loss
+from tunesmith.training.loss import summed_loss
 
 
 @pytest.mark.parametrize("family", FAMILIES)

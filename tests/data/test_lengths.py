@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.train.conftest import make_examples
+from tests.training.conftest import make_examples
 from tunesmith.data.lengths import choose_max_length, cut, quantile
 
 

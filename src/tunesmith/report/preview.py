@@ -33,4 +33,3 @@ def print_example(place: str, pieces: Sequence[tuple[str, bool]], console: Conso
         shown.append(visible(text), style=TRAINED_STYLE if is_trained else "")
         was_trained = is_trained
     console.print(shown, soft_wrap=True)
-

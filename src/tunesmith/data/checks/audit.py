@@ -105,7 +105,9 @@ def audit(
 
 def _bad_rows(reads: Mapping[str, ReadResult]) -> list[Dropped]:
     return [
-        Dropped(name, row.place, "bad-row", row.reason, row.raw) for name, read in reads.items() for row in read.bad_rows
+        Dropped(name, row.place, "bad-row", row.reason, row.raw)
+        for name, read in reads.items()
+        for row in read.bad_rows
     ]
 
 
@@ -148,13 +150,16 @@ def _account(
         rows.append((name, read.rows_read, kept, lost))
         report.add_figure(f"{name}_examples", f"Examples in {name}", kept)
     report.tables.append(Table("Rows", ("split", "read", "kept", "dropped"), tuple(rows)))
-    for rule, code in (("bad-row", "bad-rows-skipped"), ("no-targets", "no-targets")):
+    for rule, code, why in (
+        ("bad-row", "bad-rows-skipped", "they cannot be read"),
+        ("no-targets", "no-targets", "nothing in them would be trained on"),
+    ):
         found = [row for row in dropped if row.rule == rule]
         if found:
             report.add_finding(
                 Severity.WARNING,
                 code,
-                f"{_count(len(found), 'row is', 'rows are')} left out: {'they cannot be read' if rule == 'bad-row' else 'nothing in them would be trained on'}",
+                f"{_count(len(found), 'row is', 'rows are')} left out: {why}",
                 evidence=tuple(f"{row.place}: {row.reason}" for row in found[:SHOWN]),
                 remedy="every one stands in data/dropped.jsonl of the run",
             )
@@ -250,8 +255,8 @@ def _check_cut(
             report.add_finding(
                 Severity.WARNING,
                 "answers-cut",
-                f"{_count(len(was_cut), 'example', 'examples')} of {name} ({100 * len(was_cut) / len(split.tokenized):.1f} %) "
-                f"do not fit and lose {sum(t.tokens_cut for t in was_cut)} tokens at the end, the stop token among them",
+                f"{_count(len(was_cut), 'example', 'examples')} of {name} ({_percent(was_cut, split.tokenized)}) do not "
+                f"fit and lose {sum(t.tokens_cut for t in was_cut)} tokens at the end, the stop token among them",
                 evidence=tuple(f"{t.place}: {t.tokens_cut} tokens cut" for t in was_cut[:SHOWN]),
                 remedy=f"data.max_length: {keep_all} keeps all of them",
             )
@@ -308,8 +313,8 @@ def _check_overlap(report: Report, splits: Mapping[str, Split]) -> None:
             report.add_finding(
                 Severity.WARNING,
                 "leakage",
-                f"{_count(len(leaked), 'example', 'examples')} of {name} ({100 * len(leaked) / len(split.examples):.1f} %) "
-                "also stand in train, so its scores say too much",
+                f"{_count(len(leaked), 'example', 'examples')} of {name} ({_percent(leaked, split.examples)}) also stand "
+                "in train, so its scores say too much",
                 evidence=tuple(f"{here} = {there}" for here, there in leaked[:SHOWN]),
                 remedy=f"remove them from data.train or data.{name}",
             )
@@ -328,3 +333,7 @@ def _one_line(example: Example) -> str:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+def _percent(part: Sequence[object], whole: Sequence[object]) -> str:
+    return f"{100 * len(part) / len(whole):.1f} %"

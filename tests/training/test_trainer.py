@@ -13,11 +13,12 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import get_linear_schedule_with_warmup
 
-from tests.train.conftest import TrainerMaker, lora_model, make_examples
+from tests.training.conftest import TrainerMaker, lora_model, make_examples
 from tunesmith.data.batching import StepPlan, collate
 from tunesmith.data.records import IGNORED_LABEL, Place, TokenizedExample
 from tunesmith.errors import RunError, StoppedError, TrainError
-from tunesmith.train import trainer as trainer_module
+from tunesmith.training import trainer as trainer_module
+from tunesmith.training.metrics import Window
 
 
 def metrics(folder: Path, key: str) -> list[float]:
@@ -107,7 +108,7 @@ class _StopAfter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         original = trainer_module.Trainer._train_step
 
-        def train_step(trainer: trainer_module.Trainer, window: trainer_module.Window) -> None:
+        def train_step(trainer: trainer_module.Trainer, window: Window) -> None:
             original(trainer, window)
             if trainer._state.step == step:
                 os.kill(os.getpid(), signal.SIGINT)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.errors import EvaluationError, MissingPackageError
-from tunesmith.evaluate.metrics import (
+from tunesmith.evaluation.metrics import (
     bleu_from_sums,
     choose_tokenize,
     corpus_bleu,

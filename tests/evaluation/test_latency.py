@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from tests.tiny import tiny_model, tiny_model_folder
 from tunesmith.errors import EvaluationError
-from tunesmith.evaluate.latency import Latency, LatencyRequest, measure_latency, run_process, time_requests
+from tunesmith.evaluation.latency import Latency, LatencyRequest, measure_latency, run_process, time_requests
 from tunesmith.models.generation import stream
 
 
@@ -117,7 +117,7 @@ def python(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     start = subprocess.Popen
 
     def replaced(command: list[str], **settings: object) -> subprocess.Popen[str]:
-        assert command == [sys.executable, "-m", "tunesmith.evaluate.latency"]
+        assert command == [sys.executable, "-m", "tunesmith.evaluation.latency"]
         return start([sys.executable, "-c", code], **settings)  # type: ignore[call-overload,no-any-return]
 
     monkeypatch.setattr(subprocess, "Popen", replaced)

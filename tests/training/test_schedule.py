@@ -7,7 +7,7 @@ import torch
 from transformers import get_scheduler
 
 from tunesmith.config import TrainSection
-from tunesmith.train.schedule import learning_rate_at, total_steps, warmup_steps
+from tunesmith.training.schedule import learning_rate_at, total_steps, warmup_steps
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.export.merge import MergeResult
+from tunesmith.exporting.merge import MergeResult
 from tunesmith.models.parity import Parity, ParityBound, bound_for
 from tunesmith.report import Report, Severity
 

@@ -25,13 +25,13 @@ from tunesmith.errors import RunError, StoppedError
 from tunesmith.models.backend import memory_in_use_bytes
 from tunesmith.progress import task, track
 from tunesmith.runs import Run
-from tunesmith.train import optimizer as optim
-from tunesmith.train.checkpoint import CheckpointStore, TrainState
-from tunesmith.train.loss import require_finite, summed_loss
-from tunesmith.train.metrics import Trackers, Window
-from tunesmith.train.parallel import make_accelerator, rank_share, seed_dropout, without_targets
-from tunesmith.train.schedule import learning_rate_at, total_steps
-from tunesmith.train.signals import StopRequest
+from tunesmith.training import optimizer as optim
+from tunesmith.training.checkpoint import CheckpointStore, TrainState
+from tunesmith.training.loss import require_finite, summed_loss
+from tunesmith.training.metrics import Trackers, Window
+from tunesmith.training.parallel import make_accelerator, rank_share, seed_dropout, without_targets
+from tunesmith.training.schedule import learning_rate_at, total_steps
+from tunesmith.training.signals import StopRequest
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,7 @@ class Trainer:
                     trackers.close()
                     raise self._stopped()
         trackers.close()
-        return TrainResult(
-            self._state, self._total, self._take_best(), resumed_from, tuple(self._store.set_aside)
-        )
+        return TrainResult(self._state, self._total, self._take_best(), resumed_from, tuple(self._store.set_aside))
 
     def _train_step(self, window: Window) -> None:
         """One optimizer step, counted in the state when it is done."""

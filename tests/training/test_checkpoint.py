@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tunesmith.errors import DiskError, TrainError
-from tunesmith.train.checkpoint import CheckpointStore, TrainState
+from tunesmith.training.checkpoint import CheckpointStore, TrainState
 
 
 def save(store: CheckpointStore, step: int, *, best_step: int | None = None) -> Path:
@@ -68,7 +68,7 @@ def test_a_failed_write_leaves_the_old_checkpoints_and_no_rest(tmp_path: Path, m
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("tunesmith.train.checkpoint.save_file", full)
+    monkeypatch.setattr("tunesmith.training.checkpoint.save_file", full)
     with pytest.raises(DiskError, match="the disk is full"):
         save(store, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

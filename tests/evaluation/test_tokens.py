@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.evaluate.tokens import comparison_tokens, script_shares
+from tunesmith.evaluation.tokens import comparison_tokens, script_shares
 
 
 @pytest.mark.parametrize(

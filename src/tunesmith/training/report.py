@@ -5,7 +5,7 @@ from typing import Any
 
 from tunesmith.config import TrainSection
 from tunesmith.report import Report, Series, Severity, Table
-from tunesmith.train.trainer import TrainResult
+from tunesmith.training.trainer import TrainResult
 
 SHOWN = 3
 
@@ -38,7 +38,9 @@ def build_report(
     report = Report("train", "Training")
     state = result.state
     share = 100 * trainable / parameters
-    report.add_figure("trainable_parameters", "Parameters that train", trainable, detail=f"{share:.3g} % of {parameters:,}")
+    report.add_figure(
+        "trainable_parameters", "Parameters that train", trainable, detail=f"{share:.3g} % of {parameters:,}"
+    )
     report.add_figure("trainable_share", "Share of parameters that train", round(share, 4), "%")
     report.add_figure("steps", "Optimizer steps", state.step, detail=f"of {result.total_steps} planned")
     report.add_figure("tokens", "Tokens seen", state.tokens)
@@ -81,7 +83,9 @@ def _add_findings(report: Report, result: TrainResult, section: TrainSection) ->
             remedy="check the disk; the folders can be removed",
         )
     if result.resumed_from:
-        report.add_finding(Severity.NOTE, "resumed", f"this run went on from its checkpoint of step {result.resumed_from}")
+        report.add_finding(
+            Severity.NOTE, "resumed", f"this run went on from its checkpoint of step {result.resumed_from}"
+        )
     state = result.state
     if state.stopped_early:
         report.add_finding(

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.errors import EvaluationError
-from tunesmith.evaluate.rouge import lcs_length, rouge_l, rouge_l_scores
-from tunesmith.evaluate.tokens import comparison_tokens
+from tunesmith.evaluation.rouge import lcs_length, rouge_l, rouge_l_scores
+from tunesmith.evaluation.tokens import comparison_tokens
 
 
 def lcs_by_table(first: list[int], second: list[int]) -> int:

@@ -9,7 +9,7 @@ from tests.tiny import tiny_model
 from tunesmith.config import EvaluateSection
 from tunesmith.data.records import IGNORED_LABEL, Place, TokenizedExample
 from tunesmith.errors import EvaluationError, MissingPackageError
-from tunesmith.evaluate.evaluator import (
+from tunesmith.evaluation.evaluator import (
     SideResult,
     TestItem,
     answer_test_set,
@@ -17,7 +17,7 @@ from tunesmith.evaluate.evaluator import (
     check_metrics,
     compare_sides,
 )
-from tunesmith.evaluate.latency import Latency
+from tunesmith.evaluation.latency import Latency
 from tunesmith.models.generation import stream
 from tunesmith.report import Report, Severity
 

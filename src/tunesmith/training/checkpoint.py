@@ -116,7 +116,7 @@ class CheckpointStore:
         return final
 
     def newest(self) -> Checkpoint | None:
-        """The valid checkpoint of the highest step; invalid ones are renamed to invalid-..., and named in `set_aside`."""
+        """The valid checkpoint of the highest step; invalid ones are renamed invalid-..., and named in `set_aside`."""
         for folder in reversed(self._folders()):
             problem = _problem(folder)
             if problem is None:

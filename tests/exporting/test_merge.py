@@ -14,7 +14,7 @@ from tests.tiny import CHATML, FAMILIES, byte_tokenizer, tiny_model_folder
 from tunesmith.adapters.contract import check_golden, make_golden, read_contract
 from tunesmith.adapters.files import load_adapter, save_adapter
 from tunesmith.errors import ContractError, DiskError, ExportError
-from tunesmith.export.merge import MergeResult, merge_adapter
+from tunesmith.exporting.merge import MergeResult, merge_adapter
 from tunesmith.models.loading import load_model, load_tokenizer, weights_digest
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from tunesmith.config import Targets
-from tunesmith.evaluate.bootstrap import PairedEstimate
-from tunesmith.evaluate.latency import Latency
+from tunesmith.evaluation.bootstrap import PairedEstimate
+from tunesmith.evaluation.latency import Latency
 from tunesmith.report import Report, Severity
 
 AT_LEAST = ("bleu", "rouge_l", "exact_match")

@@ -7,7 +7,7 @@ languages that write spaces, characters for those that do not.
 from collections.abc import Hashable, Sequence
 
 from tunesmith.errors import EvaluationError
-from tunesmith.evaluate.tokens import comparison_tokens
+from tunesmith.evaluation.tokens import comparison_tokens
 
 
 def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = 1.2) -> float:

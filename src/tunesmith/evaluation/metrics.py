@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sacrebleu.metrics import BLEU
 
 from tunesmith.errors import EvaluationError, MissingPackageError
-from tunesmith.evaluate.rouge import check_references
-from tunesmith.evaluate.tokens import script_shares
+from tunesmith.evaluation.rouge import check_references
+from tunesmith.evaluation.tokens import script_shares
 
 MAX_ORDER = 4
 """Longest n-gram of BLEU."""

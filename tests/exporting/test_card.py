@@ -14,7 +14,7 @@ from tests.adapters.helpers import PEFT_WARNS, contract, trained
 from tests.tiny import byte_tokenizer, tiny_model_folder
 from tunesmith.adapters.files import save_adapter
 from tunesmith.config import Recipe
-from tunesmith.export.card import base_model_id, escape, model_card
+from tunesmith.exporting.card import base_model_id, escape, model_card
 from tunesmith.report import Report, Severity, Table
 
 

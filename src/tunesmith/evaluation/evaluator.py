@@ -15,10 +15,10 @@ from torch import nn
 from tunesmith.config import EvaluateSection
 from tunesmith.data.records import TokenizedExample
 from tunesmith.errors import EvaluationError
-from tunesmith.evaluate.bootstrap import PairedEstimate, paired_bootstrap
-from tunesmith.evaluate.gates import check_gates
-from tunesmith.evaluate.latency import Latency
-from tunesmith.evaluate.metrics import (
+from tunesmith.evaluation.bootstrap import PairedEstimate, paired_bootstrap
+from tunesmith.evaluation.gates import check_gates
+from tunesmith.evaluation.latency import Latency
+from tunesmith.evaluation.metrics import (
     bleu_from_sums,
     choose_tokenize,
     corpus_bleu,
@@ -27,7 +27,7 @@ from tunesmith.evaluate.metrics import (
     perplexity,
     perplexity_from_sums,
 )
-from tunesmith.evaluate.rouge import rouge_l_scores
+from tunesmith.evaluation.rouge import rouge_l_scores
 from tunesmith.models.generation import generate, token_log_likelihood
 from tunesmith.report import Report, Sample, Severity, Table
 

@@ -10,7 +10,7 @@ from tunesmith.config import TrainSection
 
 
 def make_adamw(parameters: Mapping[str, torch.nn.Parameter], section: TrainSection) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 1711.05101); vectors such as biases are not decayed, as in transformers' Trainer."""
+    """AdamW (Loshchilov and Hutter, 1711.05101); vectors such as biases are not decayed, as in the Trainer."""
     decayed = [value for value in parameters.values() if value.ndim > 1]
     others = [value for value in parameters.values() if value.ndim <= 1]
     groups = [

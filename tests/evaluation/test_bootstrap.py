@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import EvaluationError
-from tunesmith.evaluate import bootstrap
-from tunesmith.evaluate.bootstrap import paired_bootstrap
-from tunesmith.evaluate.metrics import mean_from_sums, perplexity_from_sums
+from tunesmith.evaluation import bootstrap
+from tunesmith.evaluation.bootstrap import paired_bootstrap
+from tunesmith.evaluation.metrics import mean_from_sums, perplexity_from_sums
 
 
 def with_ones(values: list[float] | np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from tests.tiny import tiny_model
 from tunesmith.config import Recipe, TrainSection
 from tunesmith.data.records import IGNORED_LABEL, Place, TokenizedExample
 from tunesmith.runs import Run
-from tunesmith.train.trainer import Trainer
+from tunesmith.training.trainer import Trainer
 
 
 def make_examples(count: int, *, seed: int = 0, longest: int = 24) -> list[TokenizedExample]:
