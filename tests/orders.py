@@ -21,10 +21,10 @@ def write_orders(path: Path, count: int, *, first: int = 0) -> Path:
     return path
 
 
-def tiny_recipe(folder: Path, model: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def tiny_recipe(folder: Path, base: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """A recipe over files written to `folder`; `sections` are merged into its own."""
     values: dict[str, dict[str, Any]] = {
-        "model": {"name": str(model), "precision": "fp32"},
+        "model": {"name": str(base), "precision": "fp32"},
         "data": {
             "train": str(write_orders(folder / "train.jsonl", 24)),
             "validation": str(write_orders(folder / "validation.jsonl", 6, first=100)),

@@ -179,7 +179,7 @@ def missing_tracker(folder: Path) -> list[str]:
     [
         (wrong_key, ["2 problems", "did you mean 'learning_rate'?", "adapter.rank: unknown key"]),
         (missing_file, ["trian.jsonl", "no such file", "train.jsonl"]),
-        (empty_data, ["data.train"]),
+        (empty_data, ["train.jsonl", "the file is empty"]),
         (all_rows_bad, ["data.train", "train.jsonl:1"]),
         (one_row_bad, ["train.jsonl:25", "on_bad_row: skip"]),
         (no_assistant_turn, ["train.jsonl:1", "no assistant turn"]),

@@ -18,8 +18,8 @@ from tunesmith._version import __version__
 if TYPE_CHECKING:
     from tunesmith.chat import Chat
     from tunesmith.config import Recipe
-    from tunesmith.doctor import doctor
     from tunesmith.errors import TunesmithError
+    from tunesmith.machine import doctor
     from tunesmith.pipeline import check, evaluate, export, preview, run, train
     from tunesmith.recipe_file import load_recipe
     from tunesmith.report import Figure, Finding, Report, Sample, Series, Severity, Table
@@ -51,7 +51,7 @@ __all__ = [
 _MODULES = {
     "tunesmith.chat": ("Chat",),
     "tunesmith.config": ("Recipe",),
-    "tunesmith.doctor": ("doctor",),
+    "tunesmith.machine": ("doctor",),
     "tunesmith.errors": ("TunesmithError",),
     "tunesmith.pipeline": ("check", "evaluate", "export", "preview", "run", "train"),
     "tunesmith.recipe_file": ("load_recipe",),
@@ -67,7 +67,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(_HOME[name]), name)
-    # `doctor` is a module too, and importing it sets that here; the function wins.
     globals()[name] = value
     return value
 

@@ -166,7 +166,7 @@ def _chat(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from tunesmith.doctor import doctor
+    from tunesmith.machine import doctor
 
     return _finish(doctor(), None, options)
 

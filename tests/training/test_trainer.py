@@ -176,8 +176,6 @@ def test_the_best_adapter_is_kept_and_survives_rotation(make_trainer: TrainerMak
     assert result.adapter_step == result.state.best_step == losses.index(min(losses)) + 1 < 24
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == [f"step-{result.adapter_step:08d}", "step-00000024"]
-    again = make_trainer(make_examples(16), make_examples(8, seed=7), model=lora_model(), max_steps=24, eval_steps=1)
-    assert again._validate() != {"eval_loss": pytest.approx(min(losses))}
     holding_best = make_trainer(make_examples(16), make_examples(8, seed=7), model=model, folder="other", max_steps=1)
     assert holding_best._validate() == {"eval_loss": pytest.approx(min(losses), abs=1e-6)}
 

@@ -1,6 +1,6 @@
-"""How long a user waits: time to first token and between tokens, tokens/s, peak memory, one request at a time.
+"""How long a user waits: time to first token and between tokens, tokens/s and memory, one request at a time.
 
-Measured in a process of its own (`python -m tunesmith.evaluation.latency`), so that the peak of memory is that of loading
+Measured in a process of its own (`python -m tunesmith.evaluation.latency`): the peak of memory is that of loading
 and answering, not of the training or scoring that went before. The process reads a JSON request from standard input
 and writes one JSON object a line to standard output: `{"done": 1}` after each request, and at the end
 `{"latency": {...}}` or `{"error": {...}}`. Whatever else is printed goes to standard error.

@@ -255,8 +255,8 @@ def _check_cut(
             report.add_finding(
                 Severity.WARNING,
                 "answers-cut",
-                f"{_count(len(was_cut), 'example', 'examples')} of {name} ({_percent(was_cut, split.tokenized)}) do not "
-                f"fit and lose {sum(t.tokens_cut for t in was_cut)} tokens at the end, the stop token among them",
+                f"{_count(len(was_cut), 'example', 'examples')} of {name} ({_percent(was_cut, split.tokenized)}) do "
+                f"not fit and lose {sum(t.tokens_cut for t in was_cut)} tokens at the end, the stop token among them",
                 evidence=tuple(f"{t.place}: {t.tokens_cut} tokens cut" for t in was_cut[:SHOWN]),
                 remedy=f"data.max_length: {keep_all} keeps all of them",
             )
@@ -313,8 +313,8 @@ def _check_overlap(report: Report, splits: Mapping[str, Split]) -> None:
             report.add_finding(
                 Severity.WARNING,
                 "leakage",
-                f"{_count(len(leaked), 'example', 'examples')} of {name} ({_percent(leaked, split.examples)}) also stand "
-                "in train, so its scores say too much",
+                f"{_count(len(leaked), 'example', 'examples')} of {name} ({_percent(leaked, split.examples)}) also "
+                "stand in train, so its scores say too much",
                 evidence=tuple(f"{here} = {there}" for here, there in leaked[:SHOWN]),
                 remedy=f"remove them from data.train or data.{name}",
             )

@@ -1,4 +1,3 @@
-import importlib
 import importlib.util
 import shutil
 from pathlib import Path
@@ -8,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.doctor import doctor
+from tunesmith import machine as module
+from tunesmith.machine import doctor
 from tunesmith.models import backend
 from tunesmith.report import Report, Severity
-
-# `tunesmith.doctor`, read as an attribute, is the function of that name.
-module: Any = importlib.import_module("tunesmith.doctor")
 
 
 @pytest.fixture(autouse=True)
