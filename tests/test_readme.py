@@ -78,13 +78,14 @@ def table_rows(text: str) -> list[list[str]]:
     return [row for row in rows if row[0].startswith("`")]
 
 
-@pytest.mark.parametrize("name", README_NAMES)
-def test_every_command_of_a_readme_is_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [*README_NAMES, "CONTRIBUTING.md"])
+def test_every_command_of_a_document_is_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    text = (ROOT / name).read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named_here = set(re.findall(r"^# (\S+\.yaml)$", "\n".join(blocks(READMES[name], "yaml")), re.MULTILINE))
+    named_here = set(re.findall(r"^# (\S+\.yaml)$", "\n".join(blocks(text, "yaml")), re.MULTILINE))
     seen = set()
-    for words in commands(READMES[name]):
+    for words in commands(text):
         program = words[0].removeprefix(".venv/bin/")
         seen.add(program)
         if program == "make":
@@ -98,7 +99,7 @@ def test_every_command_of_a_readme_is_one(name: str, monkeypatch: pytest.MonkeyP
             assert words[1] == "install"
         else:
             assert words in (["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"])
-    assert {"make", "tunesmith"} <= seen
+    assert seen >= ({"make", "tunesmith"} if name in READMES else {"make"})
 
 
 @pytest.mark.parametrize("name", README_NAMES)
@@ -245,6 +246,22 @@ def test_the_map_names_every_source_file() -> None:
     for path in source.rglob("*.py"):
         if not path.name.startswith("_"):
             assert f"`{path.name}`" in text or f"/{path.name}`" in text, path.relative_to(source)
+
+
+def test_the_map_names_no_file_that_is_gone() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("*.*")}
+    named = {name for row in table_rows(text) for name in re.findall(r"`([\w/]+\.(?:py|css))`", row[0])}
+    assert len(named) > 50
+    for name in named:
+        assert any(path.endswith(f"/{name}") for path in there), name
+
+
+def test_the_map_shows_the_layers_that_are_enforced() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    layers = re.findall(r'^  "(.+)",$', project.partition("layers = [\n")[2].partition("]")[0], re.MULTILINE)
+    assert blocks(text, "text")[0].splitlines() == [layer.replace("tunesmith.", "") for layer in layers]
 
 
 def test_the_map_gives_a_reason_for_each_dependency() -> None:
