@@ -9,11 +9,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Task as RichTask
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 T = TypeVar("T")
 
@@ -77,7 +80,7 @@ class Task:
         """The figures in one line."""
         parts = []
         if self.total:
-            parts.append(f"{self.done}/{self.total} {self.unit} ({100 * self.done // self.total}%)".replace(" (", " ("))
+            parts.append(f"{self.done}/{self.total} {self.unit}".rstrip() + f" ({100 * self.done // self.total}%)")
         elif self.done:
             parts.append(f"{self.done} {self.unit}")
         if self.note:
@@ -87,74 +90,81 @@ class Task:
         return " · ".join(part.strip() for part in parts)
 
 
-class _LogPrinter(threading.Thread):
+class _LogPrinter:
     """Prints a task's line into a log: after `FIRST_LINE_SECONDS`, then every `LINE_EVERY_SECONDS`."""
 
-    def __init__(self, watched: Task, stream: TextIO) -> None:
-        super().__init__(daemon=True, name="progress")
+    def __init__(self, watched: Task) -> None:
         self._watched = watched
-        self._stream = stream
         self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
+        self._thread.start()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         wait = FIRST_LINE_SECONDS
         while not self._finished.wait(wait):
             self._print(self._watched.line())
             wait = LINE_EVERY_SECONDS
 
     def finish(self) -> None:
+        """Says how long it took, if that was long enough to be worth a line."""
         self._finished.set()
-        self.join()
+        self._thread.join()
         if self._watched.seconds >= FIRST_LINE_SECONDS:
             self._print(f"done in {format_seconds(self._watched.seconds)}")
 
     def _print(self, text: str) -> None:
-        print(f"{self._watched.what}: {text}", file=self._stream, flush=True)
+        print(f"{self._watched.what}: {text}", file=sys.stderr, flush=True)
 
 
-class _LivePrinter(threading.Thread):
-    """Redraws a task's line on a terminal four times a second."""
+class _LineColumn(ProgressColumn):
+    """The task's own line, made anew at each redraw."""
 
-    def __init__(self, watched: Task, console: Console) -> None:
-        super().__init__(daemon=True, name="progress")
-        self._watched = watched
-        self._finished = threading.Event()
-        columns = (SpinnerColumn(), TextColumn("[bold]{task.description}"))
-        bar = (BarColumn(bar_width=24),) if watched.total else ()
-        self._progress = Progress(*columns, *bar, TextColumn("{task.fields[line]}"), console=console, transient=True)
-        self._id: TaskID = self._progress.add_task(watched.what, total=watched.total, line="")
-        self._progress.start()
-
-    def run(self) -> None:
-        while not self._finished.wait(0.25):
-            self._progress.update(self._id, completed=self._watched.done, line=self._watched.line())
-
-    def finish(self) -> None:
-        self._finished.set()
-        self.join()
-        self._progress.stop()
-        if self._watched.seconds >= FIRST_LINE_SECONDS:
-            self._progress.console.print(
-                f"[dim]{self._watched.what}: done in {format_seconds(self._watched.seconds)}[/dim]", highlight=False
-            )
+    def render(self, task: RichTask) -> Text:
+        watched: Task = task.fields["watched"]
+        return Text(watched.line())
 
 
-class _Shown:
-    """Shows one task while the block runs."""
+class _LiveDisplay:
+    """One live display on the terminal for all tasks that run, nested ones below the outer one."""
 
-    def __init__(self, watched: Task) -> None:
-        console = Console(stderr=True)
-        self._printer: _LivePrinter | _LogPrinter = (
-            _LivePrinter(watched, console) if console.is_terminal else _LogPrinter(watched, sys.stderr)
-        )
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
-        self._printer.start()
+    def show(self, watched: Task, console: Console) -> TaskID:
+        """Adds a line; the display starts with the first."""
+        with self._lock:
+            if self._progress is None:
+                name = TextColumn("[bold]{task.description}")
+                columns = (SpinnerColumn(), name, _DoneColumn(bar_width=24), _LineColumn())
+                self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
+                self._progress.start()
+            return self._progress.add_task(escape(watched.what), total=watched.total, watched=watched)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._printer.finish()
+    def hide(self, watched: Task, line: TaskID) -> None:
+        """Removes a line; the display ends with the last."""
+        with self._lock:
+            if self._progress is None:
+                return
+            if watched.seconds >= FIRST_LINE_SECONDS:
+                took = f"{escape(watched.what)}: done in {format_seconds(watched.seconds)}"
+                self._progress.console.print(f"[dim]{took}[/dim]", highlight=False)
+            self._progress.remove_task(line)
+            if not self._progress.task_ids:
+                self._progress.stop()
+                self._progress = None
+
+
+class _DoneColumn(BarColumn):
+    """A bar of how much is done, read from the watched task."""
+
+    def render(self, task: RichTask) -> ProgressBar:
+        watched: Task = task.fields["watched"]
+        task.completed = watched.done
+        return super().render(task)
+
+
+_LIVE = _LiveDisplay()
 
 
 @contextmanager
@@ -167,8 +177,19 @@ def task(what: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
         unit: the unit's name, as "steps".
     """
     watched = Task(what, total, unit)
-    with _Shown(watched):
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        printer = _LogPrinter(watched)
+        try:
+            yield watched
+        finally:
+            printer.finish()
+        return
+    line = _LIVE.show(watched, console)
+    try:
         yield watched
+    finally:
+        _LIVE.hide(watched, line)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "") -> Iterator[T]:
