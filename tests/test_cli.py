@@ -302,5 +302,7 @@ def test_the_public_names_are_these() -> None:
         assert getattr(tunesmith, name) is not None
     for name in ("check", "train", "evaluate", "export", "run", "doctor", "preview", "load_recipe"):
         assert callable(getattr(tunesmith, name)), name
+    modules = {path.stem for path in Path(str(tunesmith.__file__)).parent.iterdir()}
+    assert not modules & set(tunesmith.__all__), "importing a module of that name would hide the function"
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         tunesmith.tarin  # noqa: B018 (the access is the test)

