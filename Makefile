@@ -3,15 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format data clean
+.PHONY: demo test test-faults lint format data clean
 
-# From scratch each time; a run of your own is never removed, --fresh keeps it aside.
+# In a folder of its own, from scratch each time: runs of yours, such as runs/demo, are never touched.
 demo: $(VENV)/.installed
-	rm -rf runs/demo
-	$(BIN)/tunesmith run recipes/demo.yaml
+	rm -rf runs/make-demo
+	$(BIN)/tunesmith run recipes/demo.yaml --run runs/make-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Hundreds of runs, each with a fault injected by real means; prints what was lost.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.faults
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -36,9 +40,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.installed

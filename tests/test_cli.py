@@ -230,7 +230,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(command: Command, recipe: Path,
         assert code == 2
         assert "the disk is full" in err
         assert "--run" in err
-        assert not list((small / "run").rglob(".writing*"))
+        assert not list((small / "run").rglob("*.new*"))
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

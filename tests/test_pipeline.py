@@ -171,4 +171,4 @@ def test_a_preview_shows_what_is_trained(tmp_path: Path) -> None:
     recipe = load_recipe(tiny_recipe(tmp_path, tiny_model_folder(tmp_path / "model")))
     previews = list(tunesmith.preview(recipe, 2))
     assert len(previews) == 2
-    assert "".join(text for text, trained in previews[0][1] if trained) == '{"tea": 1}<|im_end|>'
+    assert "".join(text for text, trained, _ in previews[0][1] if trained) == '{"tea": 1}<|im_end|>'

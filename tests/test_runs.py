@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.durable import write_text
 from tunesmith.errors import DiskError, RunError
 from tunesmith.recipe_file import load_recipe
 from tunesmith.report import Report, Severity
-from tunesmith.runs import Run, write_text
+from tunesmith.runs import Run
 
 RECIPE = load_recipe({"model": {"name": "m"}, "data": {"train": "t.jsonl"}})
 

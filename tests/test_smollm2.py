@@ -42,9 +42,8 @@ def test_the_prompt_is_the_one_the_model_was_made_for(folder: Path) -> None:
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nRoom 12 costs 345.<|im_end|>\n<|im_start|>assistant\n"
     )
-    digits = [
-        load_tokenizer(folder).decode([token]) for token in ids if load_tokenizer(folder).decode([token]).isdigit()
-    ]
+    pieces = [str(load_tokenizer(folder).decode([token])) for token in ids]
+    digits = [piece for piece in pieces if piece.isdigit()]
     assert digits == list("12345"), "SmolLM2 was trained with every digit a token of its own"
     assert template.stop_token_ids == (2,)
 

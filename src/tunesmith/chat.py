@@ -1,4 +1,4 @@
-"""Chat with a trained run: the adapter on its base model, or the merged model."""
+"""Chat with a trained run: the adapter on its base model, or the base model alone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tunesmith.adapters.contract import check_contract, read_contract
-from tunesmith.adapters.files import load_adapter
 from tunesmith.data.records import Message
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import ModelError, TemplateError
 from tunesmith.models.backend import configure_allocator
 from tunesmith.models.generation import stream
-from tunesmith.models.loading import load_model
 from tunesmith.preparation import Preparation
 from tunesmith.runs import Run
 
@@ -31,23 +28,15 @@ class Chat:
         ContractError: base model, template or tokenizer are not those of training.
     """
 
-    def __init__(self, folder: Path, *, base: bool = False, system: str | None = None) -> None:
-        run = Run.open(folder)
-        adapter_folder = run.trained_adapter()
+    def __init__(self, folder: str | Path, *, base: bool = False, system: str | None = None) -> None:
+        run = Run.open(Path(folder))
         prepared = Preparation(run.recipe, run)
+        prepared.check_adapter()
         self._template: ChatTemplate = prepared.template
         self._stop_token_ids = prepared.stop_token_ids
-        contract = read_contract(adapter_folder)
-        if contract is not None:
-            check_contract(
-                contract,
-                base_digest=prepared.base_digest,
-                template_contract=self._template.contract(),
-                place=str(adapter_folder),
-            )
         configure_allocator()
-        model = load_model(prepared.model_folder, precision=prepared.precision, device=prepared.device)
-        self._model = model if base else load_adapter(model, adapter_folder, precision=prepared.precision)
+        model = prepared.load_base()
+        self._model = model if base else prepared.load_tuned(model)
         self._system = prepared.recipe.data.system if system is None else system
         self.messages: list[Message] = []
         self.clear()
@@ -72,26 +61,37 @@ class Chat:
             TemplateError: the template refuses the conversation.
         """
         asked = [*self.messages, Message("user", text)]
-        token_ids: list[int] = []
-        shown = ""
-        for token_id in stream(
+        pieces = []
+        tokens = stream(
             self._model,
             self._template.encode_prompt(asked),
             max_new_tokens=max_new_tokens,
             stop_token_ids=self._stop_token_ids,
             temperature=temperature,
             seed=seed,
-        ):
-            token_ids.append(token_id)
-            whole = self._template.decode_answer(token_ids)
-            # A character of several tokens decodes to U+FFFD until its last byte is there.
-            if whole.startswith(shown) and not whole.endswith("\ufffd"):
-                yield whole[len(shown) :]
-                shown = whole
-        answer = self._template.decode_answer(token_ids)
-        if len(answer) > len(shown) and answer.startswith(shown):
-            yield answer[len(shown) :]
-        self.messages = [*asked, Message("assistant", answer)]
+        )
+        for piece in answer_pieces(tokens, self._template):
+            pieces.append(piece)
+            yield piece
+        self.messages = [*asked, Message("assistant", "".join(pieces))]
+
+
+def answer_pieces(token_ids: Iterable[int], template: ChatTemplate) -> Iterator[str]:
+    """The text of an answer piece by piece, as its tokens come; joined it is `template.decode_answer` of them all."""
+    ids: list[int] = []
+    shown = ""
+    for token_id in token_ids:
+        ids.append(token_id)
+        if not shown and template.is_lead(ids):
+            continue
+        whole = template.decode_answer(ids)
+        # A character of several tokens decodes to U+FFFD until its last byte is there.
+        if len(whole) > len(shown) and whole.startswith(shown) and not whole.endswith("\ufffd"):
+            yield whole[len(shown) :]
+            shown = whole
+    answer = template.decode_answer(ids)
+    if len(answer) > len(shown) and answer.startswith(shown):
+        yield answer[len(shown) :]
 
 
 HELP = "Type a message. /clear starts anew, /exit or Ctrl-D ends."

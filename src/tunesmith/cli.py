@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tunesmith._version import __version__
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tunesmith.report import Report
 
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 DESCRIPTION = "From a base language model and your examples to a verified, merged LoRA adapter, each step proved."
 
@@ -29,7 +31,7 @@ DESCRIPTION = "From a base language model and your examples to a verified, merge
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    _write_utf8()
+    _use_utf8()
     try:
         return int(options.command(options))
     except TunesmithError as error:
@@ -38,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tunesmith: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # The reader of our output, such as `head`, has enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+    except BrokenPipeError:
+        _stop_printing()
+        return EXIT_BROKEN_PIPE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,39 +91,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
 
 
 def _temperature(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0 <= number <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 100")
     return number
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tunesmith import pipeline
-
+    pipeline = _import_pipeline()
     recipe, folder = _recipe_and_folder(options)
     reports = pipeline.run(
         recipe, folder, fresh=options.fresh, on_report=None if options.json else lambda report: _show(report, folder)
     )
     if options.json:
-        print(
-            json.dumps({"reports": [report.to_dict() for report in reports]}, ensure_ascii=False, indent=2, default=str)
-        )
+        reports_json = [json.loads(report.to_json()) for report in reports]
+        print(json.dumps({"reports": reports_json}, ensure_ascii=False, indent=2))
     elif all(report.passed for report in reports):
         print(f"\nDone. Talk to it: tunesmith chat {folder}")
     return _exit_code(reports)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from tunesmith import pipeline
     from tunesmith.report.preview import print_example
 
+    pipeline = _import_pipeline()
     recipe, folder = _recipe_and_folder(options)
     if options.show:
         for example, pieces in pipeline.preview(recipe, options.show):
@@ -131,21 +133,22 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from tunesmith import pipeline
-
+    pipeline = _import_pipeline()
     recipe, folder = _recipe_and_folder(options)
-    return _finish(pipeline.train(recipe, folder, fresh=options.fresh), folder, options)
+    on_report = None if options.json else lambda report: _show(report, folder)
+    report = pipeline.train(recipe, folder, fresh=options.fresh, on_report=on_report)
+    if options.json:
+        print(report.to_json(), end="")
+    return _exit_code([report])
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from tunesmith import pipeline
-
+    pipeline = _import_pipeline()
     return _finish(pipeline.evaluate(options.run), options.run, options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    from tunesmith import pipeline
-
+    pipeline = _import_pipeline()
     return _finish(pipeline.export(options.run), options.run, options)
 
 
@@ -171,6 +174,15 @@ def _doctor(options: argparse.Namespace) -> int:
     return _finish(doctor(), None, options)
 
 
+def _import_pipeline() -> ModuleType:
+    """torch and transformers take seconds to import: that is said, like all that takes long."""
+    from tunesmith.progress import task
+
+    with task("Starting"):
+        from tunesmith import pipeline
+    return pipeline
+
+
 def _recipe_and_folder(options: argparse.Namespace) -> tuple[Recipe, Path]:
     from tunesmith.recipe_file import load_recipe
 
@@ -189,18 +201,25 @@ def _finish(report: Report, folder: Path | None, options: argparse.Namespace) ->
 def _show(report: Report, folder: Path | None) -> None:
     from tunesmith.report.terminal import print_report
 
-    print_report(report)
-    if folder is not None:
-        print(f"Full report: {folder / 'reports' / report.stage}.html", flush=True)
+    try:
+        print_report(report)
+        if folder is not None:
+            print(f"Full report: {folder / 'reports' / report.stage}.html", flush=True)
+    except BrokenPipeError:  # The reader, such as `head`, has enough; the stages go on.
+        _stop_printing()
+
+
+def _stop_printing() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_code(reports: Sequence[Report]) -> int:
     return EXIT_DONE if all(report.passed for report in reports) else EXIT_GATE_FAILED
 
 
-def _write_utf8() -> None:
-    """Answers hold any language; a terminal set to another encoding shows what it can instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
+def _use_utf8() -> None:
+    """Messages hold any language; a terminal set to another encoding shows what it can instead of failing."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -17,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 class Section(BaseModel):
     """A section of the recipe: unknown keys are refused, values cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -197,6 +198,8 @@ class TrainSection(Section):
         load_best_model_at_end: the adapter is the one with the lowest validation loss, not the last.
         early_stopping_patience: stop after so many validations without a lower loss.
         early_stopping_threshold: how much lower counts.
+        on_unhealthy: when the loss diverges, the run overfits and the like: report says so, adjust also lowers the
+            learning rate, lengthens the warmup or stops early, stop ends the run with a checkpoint.
         report_to: further trackers beside metrics.jsonl.
     """
 
@@ -224,6 +227,7 @@ class TrainSection(Section):
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     early_stopping_threshold: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)
+    on_unhealthy: Literal["report", "adjust", "stop"] = "report"
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
 
     @field_validator("report_to", mode="before")
@@ -317,6 +321,17 @@ class ExportSection(Section):
     max_shard_size: str = Field("5GB", pattern=r"^\d+(MB|GB)$")
 
 
+FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$")
+"""Numbers such as 3e-4, which YAML 1.1 takes for text; users and other tools write learning rates so."""
+
+
+class _RecipeDumper(yaml.SafeDumper):
+    """Quotes text that the recipe's reader would take for a number."""
+
+
+_RecipeDumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT_WITHOUT_DOT, list("-+0123456789"))
+
+
 class Recipe(Section):
     """One run, whole."""
 
@@ -327,9 +342,24 @@ class Recipe(Section):
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     export: ExportSection = Field(default_factory=ExportSection)
 
+    @model_validator(mode="after")
+    def _nothing_that_does_nothing(self) -> Recipe:
+        problems = []
+        if self.data.validation is None:
+            problems += [
+                f"train.{key} needs data.validation"
+                for key in ("eval_steps", "early_stopping_patience")
+                if getattr(self.train, key) is not None
+            ]
+        if self.data.test is None and self.evaluate.targets != Targets():
+            problems.append("evaluate.targets needs data.test")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
     def to_yaml(self) -> str:
         """The recipe with every default written out, as YAML that `load_recipe` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
         """SHA-256 of the recipe's values, in hex; equal for recipes that say the same in other words."""

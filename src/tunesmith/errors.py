@@ -19,7 +19,7 @@ TunesmithError
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, ENOSPC, EROFS
+from errno import EDQUOT, EFBIG, EIO, ENOSPC, EROFS
 from pathlib import Path
 
 EXIT_DONE = 0
@@ -149,6 +149,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 _DISK_REMEDIES = {
+    "input/output error": "check the disk and its connection",
     "the disk is full": "free some space, or put the run elsewhere (--run FOLDER), or the cache (TUNESMITH_CACHE)",
     "the file system is read-only": "choose a writable place with --run FOLDER, for the cache with TUNESMITH_CACHE",
     "permission denied": "make the folder writable, or choose another (--run FOLDER, for the cache TUNESMITH_CACHE)",
@@ -161,6 +162,8 @@ def _disk_reason(error: Exception) -> str | None:
     text = str(error)
     if number in (ENOSPC, EDQUOT, EFBIG) or any(f"(os error {n})" in text for n in (ENOSPC, EDQUOT, EFBIG)):
         return "the disk is full"
+    if number == EIO or f"(os error {EIO})" in text:
+        return "input/output error"
     if number == EROFS or f"(os error {EROFS})" in text:
         return "the file system is read-only"
     if isinstance(error, PermissionError) or "(os error 13)" in text:

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import torch
 
-from tunesmith.adapters.contract import GOLDEN_TEXTS, Contract, check_contract, make_golden, read_contract
-from tunesmith.adapters.files import adapter_has_effect, load_adapter, save_adapter
+from tunesmith.adapters.contract import GOLDEN_TEXTS, Contract, make_golden, read_contract
+from tunesmith.adapters.files import adapter_has_effect, save_adapter
 from tunesmith.adapters.methods import attach_adapter, describe_adapter, merge_obstacle, trainable_parameters
 from tunesmith.config import Recipe
 from tunesmith.data.batching import collate
-from tunesmith.data.records import Example, Message
+from tunesmith.data.questions import Question
+from tunesmith.data.records import Example
+from tunesmith.data.template import Piece
+from tunesmith.durable import replace_folder, write_text
 from tunesmith.errors import AdapterError, DataError, TrainError
 from tunesmith.evaluation.evaluator import TestItem, answer_test_set, build_report, check_metrics
 from tunesmith.evaluation.latency import Latency, measure_latency
@@ -35,7 +38,7 @@ from tunesmith.models.loading import load_model
 from tunesmith.models.parity import compare, mean_divergence, record
 from tunesmith.preparation import Preparation, split_digest
 from tunesmith.report import Report
-from tunesmith.runs import Run, write_text
+from tunesmith.runs import Run
 from tunesmith.training.report import build_report as build_train_report
 from tunesmith.training.trainer import Trainer
 
@@ -43,28 +46,113 @@ CALIBRATION_BATCHES = 16
 """Batches that data-driven initialisations of the adapter look at."""
 
 ANSWER_ROOM = 1.5
-"""`max_new_tokens: auto` is the longest reference times this."""
+"""`max_new_tokens: auto` is the longest reference times this, and a few tokens."""
+
+ANSWER_SPARE = 8
+
+PARITY_TOKENS = 32
+"""Longest answer that is compared where there is no reference to take a length from."""
+
+OnReport = Callable[[Report], None]
+"""Called with each stage's report as soon as it is there."""
 
 
-def run(
-    recipe: Recipe, folder: Path, *, fresh: bool = False, on_report: Callable[[Report], None] | None = None
-) -> list[Report]:
+def run(recipe: Recipe, folder: str | Path, *, fresh: bool = False, on_report: OnReport | None = None) -> list[Report]:
     """Runs every stage; the first report that holds an error is the last.
 
     Args:
-        recipe: what to do.
+        recipe: what to do; without a test set nothing is evaluated.
         folder: the run folder; training that was interrupted goes on.
         fresh: keep a run that is there aside and start anew.
-        on_report: called with each stage's report as soon as it is there.
+        on_report: called with each stage's report.
 
     Raises:
+        StoppedError: stopped by a signal; the same call goes on.
         TunesmithError: an error that the user can cause; see `tunesmith.errors`.
     """
-    prepared = Preparation(recipe, Run.create(folder, recipe, fresh=fresh))
-    stages = [_check, _train]
-    if recipe.data.test is not None:
-        stages.append(_evaluate)
-    stages.append(_export)
+    stages = [_check, _train, *([_evaluate] if recipe.data.test is not None else []), _export]
+    with Run(Path(folder)).one_writer():
+        prepared = Preparation(recipe, Run.create(Path(folder), recipe, fresh=fresh))
+        return _in_order(stages, prepared, on_report)
+
+
+def check(recipe: Recipe, folder: str | Path) -> Report:
+    """Audits the data; only the base model's tokenizer is loaded.
+
+    Args:
+        recipe: what would be trained.
+        folder: the run folder; report and dropped rows are written there.
+
+    Raises:
+        TunesmithError: an error that the user can cause.
+    """
+    with Run(Path(folder)).one_writer():
+        return _check(Preparation(recipe, Run.create(Path(folder), recipe)))
+
+
+def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]:
+    """The first `count` training examples as the model sees them: pieces of text, each with whether it is trained on.
+
+    Raises:
+        TunesmithError: an error that the user can cause.
+    """
+    prepared = Preparation(recipe, Run(Path()))
+    for example in prepared.split("train").examples[:count]:
+        yield example, prepared.template.describe(example, prepared.audit.max_length)
+
+
+def train(recipe: Recipe, folder: str | Path, *, fresh: bool = False, on_report: OnReport | None = None) -> Report:
+    """Checks the data and trains the adapter; goes on where an interrupted run stopped.
+
+    Args:
+        recipe: what to train.
+        folder: the run folder.
+        fresh: keep a run that is there aside and start anew.
+        on_report: called with the check's report and with the training's.
+
+    Returns:
+        The report of the training; the check's, if that found an error.
+
+    Raises:
+        StoppedError: stopped by a signal; the same call goes on.
+        TunesmithError: an error that the user can cause.
+    """
+    with Run(Path(folder)).one_writer():
+        prepared = Preparation(recipe, Run.create(Path(folder), recipe, fresh=fresh))
+        return _in_order([_check, _train], prepared, on_report)[-1]
+
+
+def evaluate(folder: str | Path) -> Report:
+    """Scores the base model and the tuned one on the test set, side by side.
+
+    Args:
+        folder: the run folder of a trained run.
+
+    Raises:
+        TunesmithError: an error that the user can cause.
+    """
+    opened = Run.open(Path(folder))
+    with opened.one_writer():
+        return _evaluate(Preparation(opened.recipe, opened))
+
+
+def export(folder: str | Path) -> Report:
+    """Merges the adapter into the base model, proves that both answer alike, and writes model cards.
+
+    Args:
+        folder: the run folder of a trained run.
+
+    Raises:
+        TunesmithError: an error that the user can cause.
+    """
+    opened = Run.open(Path(folder))
+    with opened.one_writer():
+        return _export(Preparation(opened.recipe, opened))
+
+
+def _in_order(
+    stages: Iterable[Callable[[Preparation], Report]], prepared: Preparation, on_report: OnReport | None
+) -> list[Report]:
     reports = []
     for stage in stages:
         report = stage(prepared)
@@ -76,85 +164,24 @@ def run(
     return reports
 
 
-def check(recipe: Recipe, folder: Path) -> Report:
-    """Audits the data; only the base model's tokenizer is loaded.
-
-    Args:
-        recipe: what would be trained.
-        folder: the run folder; report and dropped rows are written there.
-
-    Raises:
-        TunesmithError: an error that the user can cause.
-    """
-    return _check(Preparation(recipe, Run.create(folder, recipe)))
-
-
-def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[tuple[str, bool]]]]:
-    """The first `count` training examples as the model sees them: pieces of text, each with whether it is trained on.
-
-    Raises:
-        TunesmithError: an error that the user can cause.
-    """
-    prepared = Preparation(recipe, Run(Path()))
-    for example in prepared.reads["train"].examples[:count]:
-        yield example, prepared.template.describe(example)
-
-
-def train(recipe: Recipe, folder: Path, *, fresh: bool = False) -> Report:
-    """Trains the adapter; goes on where an interrupted run stopped.
-
-    Args:
-        recipe: what to train.
-        folder: the run folder.
-        fresh: keep a run that is there aside and start anew.
-
-    Raises:
-        StoppedError: stopped by a signal; the same call goes on.
-        TunesmithError: an error that the user can cause.
-    """
-    return _train(Preparation(recipe, Run.create(folder, recipe, fresh=fresh)))
-
-
-def evaluate(folder: Path) -> Report:
-    """Scores the base model and the tuned one on the test set, side by side.
-
-    Args:
-        folder: the run folder of a trained run.
-
-    Raises:
-        TunesmithError: an error that the user can cause.
-    """
-    opened = Run.open(folder)
-    return _evaluate(Preparation(opened.recipe, opened))
-
-
-def export(folder: Path) -> Report:
-    """Merges the adapter into the base model, proves that both answer alike, and writes model cards.
-
-    Args:
-        folder: the run folder of a trained run.
-
-    Raises:
-        TunesmithError: an error that the user can cause.
-    """
-    opened = Run.open(folder)
-    return _export(Preparation(opened.recipe, opened))
-
-
 def _check(prepared: Preparation) -> Report:
     report = prepared.audit.report
+    if prepared.recipe.data.test is not None and report.passed:
+        # A tokeniser that is not installed is told now, not after hours of training.
+        check_metrics(prepared.recipe.evaluate, [_test_item(question) for question in _test_questions(prepared)])
+    prepared.write_accounts()
     prepared.run.save_report(report)
     return report
 
 
 def _train(prepared: Preparation) -> Report:
-    recipe, section = prepared.recipe, prepared.recipe.train
-    _require_passed(prepared)
+    recipe, section, run_ = prepared.recipe, prepared.recipe.train, prepared.run
     configure_allocator()
     seed_everything(section.seed)
     train_split, validation = prepared.split("train"), prepared.split("validation")
-    base = load_model(prepared.model_folder, precision=prepared.precision, device=prepared.device)
-    model = attach_adapter(base, recipe.adapter, calibration_batches=lambda: _calibration_batches(prepared))
+    model = attach_adapter(
+        prepared.load_base(), recipe.adapter, calibration_batches=lambda: _calibration_batches(prepared)
+    )
     obstacle = merge_obstacle(model) if recipe.export.merge else None
     if obstacle is not None:
         raise AdapterError(
@@ -166,7 +193,7 @@ def _train(prepared: Preparation) -> Report:
         train_split.tokenized,
         validation.tokenized,
         section,
-        prepared.run,
+        run_,
         precision=prepared.precision,
         pad_token_id=prepared.template.pad_token_id,
         fingerprint={
@@ -178,10 +205,12 @@ def _train(prepared: Preparation) -> Report:
         },
     )
     result = trainer.train()
+    if result.resumed_from < result.state.step:
+        run_.forget_results()
     if not adapter_has_effect(model):
         raise TrainError(
             "the trained adapter changes nothing in the model's answers",
-            place=str(prepared.run.folder),
+            place=str(run_.folder),
             remedy="raise train.learning_rate, or train longer",
         )
     contract = Contract(
@@ -190,12 +219,12 @@ def _train(prepared: Preparation) -> Report:
         template=prepared.template.contract(),
         precision=prepared.precision,
         recipe_digest=recipe.digest(),
-        golden=make_golden(model, [_encode_user(prepared, text) for text in GOLDEN_TEXTS], GOLDEN_TEXTS),
+        golden=make_golden(model, [prepared.encode_user(text) for text in GOLDEN_TEXTS], GOLDEN_TEXTS),
     )
-    save_adapter(model, prepared.run.adapter_folder, tokenizer=prepared.tokenizer, contract=contract)
+    save_adapter(model, run_.adapter_folder, tokenizer=prepared.tokenizer, contract=contract)
     report = build_train_report(
         result,
-        list(prepared.run.read_metrics()),
+        list(run_.read_metrics()),
         section,
         trainable=trainable,
         parameters=parameters,
@@ -204,25 +233,25 @@ def _train(prepared: Preparation) -> Report:
         precision=prepared.precision,
         peak_memory_bytes=peak_memory_bytes(prepared.device),
     )
-    prepared.run.save_report(report)
+    run_.save_report(report)
     _write_adapter_card(prepared)
-    del trainer, model, base
+    del trainer, model
     release_memory()
     return report
 
 
 def _evaluate(prepared: Preparation) -> Report:
     recipe, section = prepared.recipe, prepared.recipe.evaluate
-    adapter_folder = _checked_adapter(prepared)
-    items = _test_items(prepared)
+    adapter_folder = prepared.check_adapter()
+    asked = _test_questions(prepared)
+    items = [_test_item(question) for question in asked]
     check_metrics(section, items)
     configure_allocator()
-    max_new_tokens = _max_new_tokens(prepared, items)
-    model = load_model(prepared.model_folder, precision=prepared.precision, device=prepared.device)
+    max_new_tokens = _max_new_tokens(prepared, asked)
+    base = prepared.load_base()
     sides = []
     for name in ("base", "tuned"):
-        if name == "tuned":
-            model = load_adapter(model, adapter_folder, precision=prepared.precision)
+        model = base if name == "base" else prepared.load_tuned(base)
         sides.append(
             answer_test_set(
                 model,
@@ -235,9 +264,9 @@ def _evaluate(prepared: Preparation) -> Report:
                 name=name,
             )
         )
-    del model
+    del base, model
     release_memory()
-    latencies = _measure_latencies(prepared, adapter_folder, items, max_new_tokens)
+    latencies = _measure_latencies(prepared, adapter_folder, asked, max_new_tokens)
     report = build_report(items, sides[0], sides[1], latencies, section, seed=recipe.train.seed)
     prepared.run.save_report(report)
     _write_adapter_card(prepared)
@@ -246,37 +275,36 @@ def _evaluate(prepared: Preparation) -> Report:
 
 def _export(prepared: Preparation) -> Report:
     recipe, run_ = prepared.recipe, prepared.run
-    adapter_folder = _checked_adapter(prepared)
-    _write_adapter_card(prepared)
-    merged, parity_check = None, None
-    if recipe.export.merge:
-        configure_allocator()
-        merged = merge_adapter(
-            prepared.model_folder,
-            adapter_folder,
-            run_.merged_folder,
-            precision=prepared.precision,
-            device=prepared.device,
-            max_shard_size=recipe.export.max_shard_size,
-        )
-        release_memory()
-        parity_check = _measure_parity(prepared, adapter_folder)
-    report = build_export_report(adapter_folder, merged, parity_check, precision=prepared.precision)
+    adapter_folder = prepared.check_adapter()
+    if not recipe.export.merge:
+        report = build_export_report(adapter_folder, None, None, precision=prepared.precision)
+        run_.save_report(report)
+        _write_adapter_card(prepared)
+        return report
+    configure_allocator()
+    merged = merge_adapter(
+        prepared.model_folder,
+        adapter_folder,
+        run_.unverified_folder,
+        precision=prepared.precision,
+        device=prepared.device,
+        max_shard_size=recipe.export.max_shard_size,
+    )
+    release_memory()
+    report = build_export_report(
+        adapter_folder,
+        merged,
+        _measure_parity(prepared),
+        precision=prepared.precision,
+        passed_folder=run_.merged_folder,
+    )
     run_.save_report(report)
-    if merged is not None and report.passed:
-        card = model_card(recipe, _reports(run_), kind="merged", contract=read_contract(run_.merged_folder))
-        write_text(run_.merged_folder / "README.md", card)
+    _write_adapter_card(prepared)
+    if report.passed:
+        card = model_card(recipe, _reports(run_), kind="merged", contract=read_contract(run_.unverified_folder))
+        write_text(run_.unverified_folder / "README.md", card)
+        replace_folder(run_.unverified_folder, run_.merged_folder)
     return report
-
-
-def _require_passed(prepared: Preparation) -> None:
-    """Training on data that the check refuses would be hours for nothing."""
-    errors = prepared.audit.report.errors
-    if errors:
-        raise DataError(
-            f"the data check found: {'; '.join(finding.message for finding in errors)}",
-            remedy=errors[0].remedy or "tunesmith check shows the details",
-        )
 
 
 def _calibration_batches(prepared: Preparation) -> Iterable[dict[str, torch.Tensor]]:
@@ -293,58 +321,31 @@ def _calibration_batches(prepared: Preparation) -> Iterable[dict[str, torch.Tens
         }
 
 
-def _encode_user(prepared: Preparation, text: str) -> list[int]:
-    return prepared.template.encode_prompt([Message("user", text)])
-
-
-def _checked_adapter(prepared: Preparation) -> Path:
-    """The run's adapter folder, checked against the base model, template and tokenizer at hand."""
-    folder = prepared.run.trained_adapter()
-    contract = read_contract(folder)
-    if contract is not None:
-        check_contract(
-            contract,
-            base_digest=prepared.base_digest,
-            template_contract=prepared.template.contract(),
-            prompt_encoder=lambda text: _encode_user(prepared, text),
-            place=str(folder),
-        )
-    return folder
-
-
-def _test_items(prepared: Preparation) -> list[TestItem]:
+def _test_questions(prepared: Preparation) -> list[Question]:
     if prepared.recipe.data.test is None:
         raise DataError("the recipe names no test set", place="data.test", remedy="add one to the recipe of the run")
-    items = _items(prepared, "test")
-    if not items:
+    asked = prepared.questions("test", prepared.recipe.evaluate.limit)
+    if not asked:
         raise DataError("the test set holds no conversation to answer", place="data.test")
-    return items[: prepared.recipe.evaluate.limit]
+    return asked
 
 
-def _items(prepared: Preparation, split: str) -> list[TestItem]:
-    """What can be asked of a split: the last answer of each conversation is the reference."""
-    template = prepared.template
-    return [
-        TestItem(
-            prompt_ids=tuple(template.encode_prompt(example.messages[:-1])),
-            prompt_text=example.messages[-2].content if len(example.messages) > 1 else "",
-            reference=example.messages[-1].content,
-            example=template.encode(example, prepared.audit.max_length),
-        )
-        for example in prepared.answerable(split)
-    ]
+def _test_item(question: Question) -> TestItem:
+    return TestItem(question.prompt_ids, question.reference, question.prompt_text, question.tokenized)
 
 
-def _max_new_tokens(prepared: Preparation, items: list[TestItem]) -> int:
-    asked = prepared.recipe.evaluate.max_new_tokens
-    if asked != "auto":
-        return asked
-    longest = max(len(prepared.tokenizer(item.reference, add_special_tokens=False)["input_ids"]) for item in items)
-    return int(longest * ANSWER_ROOM) + 8
+def _max_new_tokens(prepared: Preparation, asked: list[Question]) -> int:
+    wanted = prepared.recipe.evaluate.max_new_tokens
+    if wanted != "auto":
+        return wanted
+    if not any(question.reference for question in asked):
+        return PARITY_TOKENS
+    longest = max(len(question.tokenized.input_ids) - len(question.prompt_ids) for question in asked)
+    return int(longest * ANSWER_ROOM) + ANSWER_SPARE
 
 
 def _measure_latencies(
-    prepared: Preparation, adapter_folder: Path, items: list[TestItem], max_new_tokens: int
+    prepared: Preparation, adapter_folder: Path, asked: list[Question], max_new_tokens: int
 ) -> dict[str, Latency]:
     count = prepared.recipe.evaluate.latency_requests
     if count == 0:
@@ -353,7 +354,7 @@ def _measure_latencies(
         name: measure_latency(
             prepared.model_folder,
             adapter,
-            [item.prompt_ids for item in items[:count]],
+            [question.prompt_ids for question in asked[:count]],
             max_new_tokens=max_new_tokens,
             stop_token_ids=prepared.stop_token_ids,
             precision=prepared.precision,
@@ -363,29 +364,36 @@ def _measure_latencies(
     }
 
 
-def _measure_parity(prepared: Preparation, adapter_folder: Path) -> ParityCheck:
+def _measure_parity(prepared: Preparation) -> ParityCheck:
     """Adapter against merged model on prompts that were not trained on, where there are any."""
-    held_out = [split for split in ("test", "validation", "train") if prepared.answerable(split)]
-    if not held_out:
-        raise DataError("there is no conversation to compare answers on", place="data")
-    items = _items(prepared, held_out[0])[: prepared.recipe.export.parity_prompts]
-    template = prepared.template
-    base = load_model(prepared.model_folder, precision=prepared.precision, device=prepared.device)
-    tuned = load_adapter(base, adapter_folder, precision=prepared.precision)
+    split, asked = _parity_questions(prepared)
+    fixed = [] if asked else [tuple(prepared.encode_user(text)) for text in GOLDEN_TEXTS]
+    prompts = [question.prompt_ids for question in asked] or fixed
+    tuned = prepared.load_tuned(prepared.load_base())
     recording = record(
         tuned,
-        [item.prompt_ids for item in items],
-        max_new_tokens=_max_new_tokens(prepared, items),
+        prompts,
+        max_new_tokens=_max_new_tokens(prepared, asked),
         stop_token_ids=prepared.stop_token_ids,
-        pad_token_id=template.pad_token_id,
+        pad_token_id=prepared.template.pad_token_id,
         batch_size=prepared.recipe.evaluate.batch_size,
     )
     with tuned.disable_adapter():
         effect_kl = mean_divergence(recording, tuned)
-    del base, tuned
+    del tuned
     release_memory()
-    merged = load_model(prepared.run.merged_folder, precision=prepared.precision, device=prepared.device)
-    return ParityCheck(compare(recording, merged), effect_kl)
+    merged = load_model(prepared.run.unverified_folder, precision=prepared.precision, device=prepared.device)
+    return ParityCheck(compare(recording, merged), effect_kl, split)
+
+
+def _parity_questions(prepared: Preparation) -> tuple[str, list[Question]]:
+    """The prompts to compare on, and what they are; none for plain text, where fixed prompts serve."""
+    count = prepared.recipe.export.parity_prompts
+    for split, name in (("test", "test prompts"), ("validation", "validation prompts"), ("train", "training prompts")):
+        asked = prepared.questions(split, count)
+        if asked:
+            return name, asked
+    return "fixed prompts", []
 
 
 def _reports(run_: Run) -> dict[str, Report]:

@@ -49,6 +49,7 @@ class Task:
         self.unit = unit
         self.done = 0
         self.note = ""
+        self.ending = "done in"
         self._started = time.monotonic()
         self._first_done = 0
 
@@ -110,7 +111,7 @@ class _LogPrinter:
         self._finished.set()
         self._thread.join()
         if self._watched.seconds >= FIRST_LINE_SECONDS:
-            self._print(f"done in {format_seconds(self._watched.seconds)}")
+            self._print(f"{self._watched.ending} {format_seconds(self._watched.seconds)}")
 
     def _print(self, text: str) -> None:
         print(f"{self._watched.what}: {text}", file=sys.stderr, flush=True)
@@ -147,7 +148,7 @@ class _LiveDisplay:
             if self._progress is None:
                 return
             if watched.seconds >= FIRST_LINE_SECONDS:
-                took = f"{escape(watched.what)}: done in {format_seconds(watched.seconds)}"
+                took = f"{escape(watched.what)}: {watched.ending} {format_seconds(watched.seconds)}"
                 self._progress.console.print(f"[dim]{took}[/dim]", highlight=False)
             self._progress.remove_task(line)
             if not self._progress.task_ids:
@@ -182,12 +183,18 @@ def task(what: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
         printer = _LogPrinter(watched)
         try:
             yield watched
+        except BaseException:
+            watched.ending = "stopped after"
+            raise
         finally:
             printer.finish()
         return
     line = _LIVE.show(watched, console)
     try:
         yield watched
+    except BaseException:
+        watched.ending = "stopped after"
+        raise
     finally:
         _LIVE.hide(watched, line)
 

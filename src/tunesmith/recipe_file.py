@@ -5,9 +5,8 @@ So there is one path for errors, and every problem of the file and of the edits 
 
 from __future__ import annotations
 
+import copy
 import difflib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -15,7 +14,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tunesmith.config import Recipe
+from tunesmith.config import FLOAT_WITHOUT_DOT, Recipe
 from tunesmith.errors import RecipeError
 
 
@@ -26,6 +25,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _mapping_without_doubles(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, (str, int, float, bool)) and key in seen:
             raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=key_node.start_mark)
@@ -35,10 +36,7 @@ def _mapping_without_doubles(loader: _UniqueKeyLoader, node: yaml.MappingNode) -
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles)
-# YAML 1.1 reads 3e-4 as text for want of a dot; users and other tools write learning rates so.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_UniqueKeyLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT_WITHOUT_DOT, list("-+0123456789"))
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -52,7 +50,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         RecipeError: with every problem found: unreadable file, unknown keys with the nearest known one, wrong values.
     """
     place = None if isinstance(source, Mapping) else str(source)
-    values: dict[str, Any] = json.loads(json.dumps(source)) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read_yaml(Path(source))
     problems = [problem for edit in overrides if (problem := _apply(values, edit))]
     try:
         recipe = Recipe.model_validate(values)
@@ -103,7 +101,7 @@ def _apply(values: dict[str, Any], edit: str) -> str | None:
         return f"--set {edit}: write it as section.key=value"
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         return f"--set {edit}: the value is not valid YAML: {_one_line(error)}"
     *parents, last = key.strip().split(".")
     at: Any = values

@@ -7,18 +7,24 @@ reports/{check,train,evaluate,export}.{json,html}
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tunesmith._version import __version__
 from tunesmith.config import Recipe
+from tunesmith.durable import write_text
 from tunesmith.errors import RunError, disk_errors
 from tunesmith.recipe_file import load_recipe
 from tunesmith.report import Report
@@ -26,32 +32,21 @@ from tunesmith.report import Report
 TRAINING_SECTIONS = ("model", "data", "adapter", "train")
 """Sections that decide what is trained; the others may change at any time."""
 
-MAY_CHANGE = ("data.test", "train.logging_steps", "train.save_steps", "train.save_total_limit", "train.report_to")
+MAY_CHANGE = (
+    "data.test",
+    "train.logging_steps",
+    "train.save_steps",
+    "train.save_total_limit",
+    "train.load_best_model_at_end",
+    "train.on_unhealthy",
+    "train.report_to",
+)
 """Keys that may change between the parts of a run, since they do not touch what is trained."""
 
 MAY_GROW = ("train.num_train_epochs", "train.max_steps")
 """Keys that may only grow."""
 
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "sacrebleu", "numpy")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` so that `path` holds the old text or the new, never a part: beside, synced, then renamed.
-
-    Raises:
-        DiskError: the disk is full or cannot be written.
-    """
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 class Run:
@@ -143,6 +138,51 @@ class Run:
     def merged_folder(self) -> Path:
         return self.folder / "export" / "merged"
 
+    @contextmanager
+    def one_writer(self) -> Iterator[None]:
+        """Within the block no other process writes this run.
+
+        The lock is the operating system's, so that it ends with its process however that ends; a note beside it says
+        who holds it, or that the last holder ended without finishing.
+
+        Raises:
+            RunError: another process holds it.
+            DiskError: the folder cannot be written.
+        """
+        place = self._place
+        lock = place.with_name(f".{place.name}.lock")
+        note = place.with_name(f".{place.name}.lock.json")
+        with disk_errors(place.parent):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held = FileLock(lock).acquire(blocking=False)
+            except Timeout:
+                raise RunError(
+                    f"another process is at work on this run ({_holder(note)})",
+                    place=str(self.folder),
+                    remedy="wait for it or stop it, or choose another folder with --run",
+                ) from None
+        with held:
+            if note.exists():
+                print(f"the last process on this run ({_holder(note)}) did not finish; going on", file=sys.stderr)
+            write_text(note, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": _now()}) + "\n")
+            try:
+                yield
+            finally:
+                note.unlink(missing_ok=True)
+
+    @property
+    def unverified_folder(self) -> Path:
+        """Where a merged model lies until it is shown to answer as the adapter does."""
+        return self.folder / "export" / "unverified"
+
+    def forget_results(self) -> None:
+        """Removes what was made from an adapter that is about to be replaced: its scores and its merged model."""
+        for stage in ("evaluate", "export"):
+            for ending in ("json", "html"):
+                (self.folder / "reports" / f"{stage}.{ending}").unlink(missing_ok=True)
+        shutil.rmtree(self.merged_folder.parent, ignore_errors=True)
+
     def trained_adapter(self) -> Path:
         """The adapter folder of a run that was trained.
 
@@ -156,13 +196,14 @@ class Run:
         return self.adapter_folder
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
-        """Adds one line to metrics.jsonl.
+        """Adds one line to metrics.jsonl; a number that is not finite becomes null.
 
         Raises:
             DiskError: it cannot be written.
         """
         with disk_errors(self.folder), self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(values) + "\n")
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+            file.write(json.dumps(finite, ensure_ascii=False) + "\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
@@ -229,14 +270,31 @@ class Run:
             raise RunError(
                 "this run was begun with another recipe\n" + "\n".join(f"  - {line}" for line in changed),
                 place=str(self.folder),
-                remedy="start anew with --fresh (the old run is kept aside), or choose another folder with --run",
+                remedy="choose another folder with --run, or train anew with --fresh (the old run is kept aside)",
             )
 
+    @property
+    def _place(self) -> Path:
+        """The folder with a name of its own, also where it was given as "." or "runs/demo/..": for what lies beside."""
+        return Path(os.path.abspath(self.folder))  # noqa: PTH100 (Path.absolute keeps "..")
+
     def _move_aside(self) -> None:
-        taken = [
-            int(m[1]) for p in self.folder.parent.glob(f"{self.folder.name}.*") if (m := re.search(r"\.(\d+)$", p.name))
-        ]
-        self.folder.rename(self.folder.with_name(f"{self.folder.name}.{max(taken, default=0) + 1}"))
+        place = self._place
+        numbered = re.compile(re.escape(place.name) + r"\.(\d+)")
+        taken = [int(found[1]) for path in place.parent.iterdir() if (found := numbered.fullmatch(path.name))]
+        place.rename(place.with_name(f"{place.name}.{max(taken, default=0) + 1}"))
+
+
+def _holder(note: Path) -> str:
+    try:
+        held = json.loads(note.read_text(encoding="utf-8"))
+        return f"process {held['pid']} on {held['host']}, since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it left no note"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def environment() -> dict[str, Any]:
@@ -254,5 +312,5 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "packages": packages,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": _now(),
     }

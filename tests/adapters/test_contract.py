@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.adapters.helpers import PEFT_WARNS, contract, in_dtype, trained
-from tests.tiny import tiny_model
+from tests.data.templates import DATED
+from tests.tiny import byte_tokenizer, tiny_model
 from tunesmith.adapters.contract import (
     CONTRACT_FILE,
     Contract,
@@ -17,9 +19,11 @@ from tunesmith.adapters.contract import (
     check_contract,
     check_golden,
     make_golden,
-    portable_name,
     read_contract,
 )
+from tunesmith.adapters.files import load_adapter, save_adapter
+from tunesmith.data.records import Message
+from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import ContractError
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
@@ -78,23 +82,6 @@ def test_a_damaged_contract_says_what_is_wrong_and_where(tmp_path: Path, text: s
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("smollm2-135m", "smollm2-135m"),
-        ("owner/model", "owner/model"),
-        ("models/mine", "models/mine"),
-        ("/home/me/models/mine", "mine"),
-        ("/home/me/models/mine/", "mine"),
-        ("~/models/mine", "mine"),
-        (r"C:\models\mine", "mine"),
-        ("/", "base-model"),
-    ],
-)
-def test_a_name_tells_nothing_of_this_machine(name: str, expected: str) -> None:
-    assert portable_name(name) == expected
-
-
 def encode(text: str) -> list[int]:
     return list(text.encode())
 
@@ -130,6 +117,26 @@ def test_each_difference_is_named_with_its_remedy(arguments: dict[str, Any], wor
         assert word in str(caught.value)
 
 
+def test_another_day_is_no_difference_and_golden_prompts_are_those_of_the_contracts(tmp_path: Path) -> None:
+    def template_of(date: str | None) -> ChatTemplate:
+        return ChatTemplate(byte_tokenizer(DATED), date=date)
+
+    def encoder(template: ChatTemplate) -> Callable[[str], list[int]]:
+        return lambda text: template.encode_prompt([Message("user", text)])
+
+    trained_with = template_of("2024-02-29")
+    golden = GoldenPrompt(tuple(encoder(trained_with)("hello")), ((1, 0.5),), "hello")
+    written = contract(template=trained_with.contract(), golden=(golden,))
+    (tmp_path / CONTRACT_FILE).write_text(written.to_json(), encoding="utf-8")
+    agreed = read_contract(tmp_path)
+    assert agreed is not None
+    check_contract(agreed, template_contract=template_of(None).contract())
+    again = template_of(agreed.template.get("date"))
+    check_contract(agreed, template_contract=again.contract(), prompt_encoder=encoder(again))
+    with pytest.raises(ContractError, match="token ids"):
+        check_contract(agreed, prompt_encoder=encoder(template_of("2025-01-01")))
+
+
 def test_all_differences_are_told_at_once() -> None:
     with pytest.raises(ContractError) as caught:
         check_contract(with_golden(), base_digest="x", template_contract={}, prompt_encoder=lambda _: [])
@@ -155,6 +162,25 @@ def test_golden_prompts_notice_another_adapter_and_allow_rounding() -> None:
     assert len(check_golden(tiny_model(), agreed)) == 2
     half = in_dtype(tiny_model(), torch.bfloat16)
     assert check_golden(half, contract(golden=make_golden(tiny_model(), [[5, 6, 7]]))) == []
+
+
+def test_an_adapter_by_pissa_agrees_in_bf16_after_it_was_saved(tmp_path: Path) -> None:
+    model = trained(in_dtype(tiny_model(seed=2), torch.bfloat16), init_lora_weights="pissa")
+    agreed = contract(precision="bf16", golden=make_golden(model, [[5, 6, 7], [200, 3]]))
+    save_adapter(model, tmp_path / "adapter", tokenizer=byte_tokenizer(), contract=agreed)
+    base = in_dtype(tiny_model(seed=2), torch.bfloat16)
+    assert check_golden(load_adapter(base, tmp_path / "adapter", precision="bf16"), agreed) == []
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-4), ("fp16", 3e-3), ("bf16", 5e-2)])
+def test_golden_logits_may_move_by_a_share_of_the_largest(precision: str, allowed: float) -> None:
+    model = tiny_model()
+    (golden,) = make_golden(model, [[5, 6, 7]])
+    largest = max(1.0, *(abs(value) for _, value in golden.top))
+    for share, problems in ((0.8, 0), (1.3, 1)):
+        (token, value), *rest = golden.top
+        moved = dataclasses.replace(golden, top=((token, value - share * allowed * largest), *rest))
+        assert len(check_golden(model, contract(precision=precision, golden=(moved,)))) == problems
 
 
 def test_golden_prompts_notice_nan_and_a_smaller_vocabulary() -> None:

@@ -42,6 +42,22 @@ def test_stock_peft_and_ours_load_what_we_write(tmp_path: Path, family: str) -> 
     torch.testing.assert_close(logits(ours), logits(model), atol=1e-6, rtol=0)
 
 
+def test_the_adapter_names_its_base_so_that_peft_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for name, recorded, told in (
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"),
+        ("owner/model", "owner/model", "owner/model"),
+        ("models/mine", "mine", "mine"),
+        (str(tmp_path / "models" / "mine"), "mine", "mine"),
+    ):
+        folder = saved(tmp_path / "adapter", base_model=name)
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == recorded
+        found = read_contract(folder)
+        assert found is not None
+        assert found.base_model == told
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ours_loads_what_stock_peft_writes(tmp_path: Path, family: str) -> None:
     model = trained(tiny_model(family))

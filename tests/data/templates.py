@@ -75,3 +75,25 @@ TWO_STOPS = (
     "{{ '</s>' if loop.last and message['role'] == 'assistant' else '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+
+# As Llama 3.2: the system text names today's date.
+DATED = (
+    "{% if strftime_now is defined %}{% set day = strftime_now(\"%d %b %Y\") %}{% else %}{% set day = 'Jul 2024' %}"
+    "{% endif %}{{ '<|im_start|>system\\nToday: ' + day + strftime_now( '/%Y-%m-%d' ) + '<|im_end|>\\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+# No token ends a turn that another follows.
+OPEN_INNER_TURNS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '\\n' }}"
+    "{{ '<|im_end|>' if loop.last and message['role'] == 'assistant' else '' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+# The same, with a token of its own for each role and a BOS before all.
+OPEN_INNER_TURNS_BY_ROLE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' if message['role'] == 'user' else 'Bot: ' }}"
+    "{{ message['content'] + '\\n' }}{{ '<|im_end|>' if loop.last and message['role'] == 'assistant' else '' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Bot: ' }}{% endif %}"
+)

@@ -64,8 +64,27 @@ def test_jsonl_places_are_lines_and_blank_lines_are_no_rows(write: Write) -> Non
 
 def test_json_array_and_wrapped_array(write: Write) -> None:
     rows = b"[\n " + GOOD + b",\n " + GOOD + b"\n]\n"
-    assert lines_of(read(write("a.json", rows))) == [1, 2]
+    assert lines_of(read(write("a.json", rows))) == [2, 3]
     assert lines_of(read(write("b.json", b"\xef\xbb\xbf" + b'{"version": 1, "data": ' + rows + b"}"))) == [1, 2]
+
+
+def test_a_row_of_an_array_is_named_by_the_line_it_starts_on(write: Write) -> None:
+    rows = [{"prompt": f"{n}\n", "completion": "b"} for n in range(3)]
+    pretty = json.dumps([*rows, 7], indent=2)
+    path = write("a.json", b"\xef\xbb\xbf\r\n" + pretty.replace("\n", "\r\n").encode())
+    result = read(path, on_bad_row="skip")
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    assert [lines[line - 1].strip() for line in lines_of(result)] == ["{"] * 3
+    assert [str(bad.place) for bad in result.bad_rows] == [
+        f"{path}:{next(i for i, t in enumerate(lines) if '7' in t) + 1}"
+    ]
+
+
+def test_rows_that_lines_cannot_tell_apart_are_named_by_number(write: Write) -> None:
+    path = write("a.json", b"[" + GOOD + b", " + GOOD + b",\n" + GOOD + b"]")
+    assert [str(example.place) for example in read(path).examples] == [f"{path}:1", f"{path}, row 2", f"{path}:2"]
+    path = write("b.json", b'{"data": [' + GOOD + b"]}")
+    assert [str(example.place) for example in read(path).examples] == [f"{path}, row 1"]
 
 
 def test_jsonl_under_the_name_of_json(write: Write) -> None:
@@ -108,6 +127,7 @@ def test_parquet_with_turns(tmp_path: Path) -> None:
     result = read(tmp_path / "a.parquet")
     assert result.examples[1].messages == (Message("user", "a"), Message("assistant", "b"))
     assert lines_of(result) == [1, 2]
+    assert str(result.examples[1].place) == f"{tmp_path / 'a.parquet'}, row 2"
 
 
 def test_several_files_and_shapes(write: Write) -> None:
@@ -321,7 +341,8 @@ def test_a_hub_dataset_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = FakeHub([{"question": "a", "answer": "b"}])
     monkeypatch.setitem(sys.modules, "datasets", hub)
     result = read(HubDataset(path="owner/name", name="main", split="test", revision="v1"))
-    assert result.examples[0].place == Place("hub:owner/name/test", 1)
+    assert result.examples[0].place == Place("hub:owner/name/test", 1, is_row_number=True)
+    assert str(result.examples[0].place) == "hub:owner/name/test, row 1"
     assert hub.asked == {"path": "owner/name", "name": "main", "split": "test", "revision": "v1", "streaming": True}
 
 

@@ -38,7 +38,7 @@ def trained_texts(template: ChatTemplate, example: Example) -> list[str]:
     """The runs of trained text, one string each."""
     runs: list[str] = []
     before = False
-    for piece, trained in template.describe(example):
+    for piece, trained, _ in template.describe(example):
         if trained and before:
             runs[-1] += piece
         elif trained:
@@ -53,8 +53,8 @@ class TestWhatIsTrained:
         example = chat("system: Be brief.", "user: 2+2?", "assistant: 4")
         pieces = template.describe(example)
         text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
-        assert "".join(piece for piece, _ in pieces) == text + "4<|im_end|>\n"
-        assert "".join(piece for piece, trained in pieces if trained) == "4<|im_end|>"
+        assert "".join(piece for piece, _, _ in pieces) == text + "4<|im_end|>\n"
+        assert "".join(piece for piece, trained, _ in pieces if trained) == "4<|im_end|>"
         encoded = template.encode(example)
         assert encoded.place == PLACE
         assert [label for label in encoded.labels if label != IGNORED_LABEL] == [encoded.input_ids[-3], 260]
@@ -117,9 +117,22 @@ class TestWhatIsTrained:
         example = chat("user: x", "assistant: a<|im_end|>b")
         assert trained_texts(ChatTemplate(byte_tokenizer()), example) == ["a<|im_end|>b<|im_end|>"]
 
+    @pytest.mark.parametrize("text", ["héllo 😀👩\u200d🚀", " a", "你好", ""])
+    @pytest.mark.parametrize(
+        "tokenizer", [byte_tokenizer(), merging_tokenizer(CHATML), sentencepiece_tokenizer(CHATML)]
+    )
+    def test_the_pieces_hold_every_token(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+        template = ChatTemplate(tokenizer)
+        example = chat(f"user: {text}", f"assistant: {text}")
+        for max_length in (None, 9):
+            encoded, pieces = template.encode(example, max_length), template.describe(example, max_length)
+            assert sum(piece.tokens for piece in pieces) == len(encoded.input_ids)
+            trained = sum(label != IGNORED_LABEL for label in encoded.labels)
+            assert sum(piece.tokens for piece in pieces if piece.is_trained) == trained
+
     def test_tool_messages_pass_through(self) -> None:
         pieces = ChatTemplate(byte_tokenizer()).describe(chat("user: x", "tool: 42", "assistant: y"))
-        assert "<|im_start|>tool\n42<|im_end|>" in "".join(piece for piece, _ in pieces)
+        assert "<|im_start|>tool\n42<|im_end|>" in "".join(piece for piece, _, _ in pieces)
 
     def test_all_of_a_plain_text_and_an_end(self) -> None:
         template = ChatTemplate(byte_tokenizer())
@@ -161,7 +174,7 @@ class TestBos:
             ids = template.encode(plain_text(text)).input_ids
             assert ids[0] == tokenizer.bos_token_id
             assert ids.count(ids[0]) == 1
-        assert [piece for piece, _ in template.describe(plain_text("he"))] == ["<s>", "h", "e", "<|im_end|>"]
+        assert [piece for piece, _, _ in template.describe(plain_text("he"))] == ["<s>", "h", "e", "<|im_end|>"]
 
     def test_a_bos_that_opens_every_turn_is_left_alone(self) -> None:
         """The tokenizer of SmolLM2's GGUF has the turn opener as BOS, and one token for end, padding and stop."""
@@ -181,7 +194,7 @@ class TestPlainTemplate:
         tokenizer = byte_tokenizer(None, eos_token="</s>")
         template = ChatTemplate(tokenizer)
         example = chat("system: Be kind.", "user: hi", "assistant: hello", "user: bye", "assistant: ciao")
-        text = "".join(piece for piece, _ in template.describe(example))
+        text = "".join(piece for piece, _, _ in template.describe(example))
         assert text == "Be kind.\n\nUser: hi\nAssistant: hello</s>\nUser: bye\nAssistant: ciao</s>\n"
         assert trained_texts(template, example) == [" hello</s>", " ciao</s>"]
         assert (template.source, template.stop_token_ids) == ("plain", (258,))
@@ -193,7 +206,9 @@ class TestPlainTemplate:
 
     def test_bos_in_front_where_the_tokenizer_puts_one(self) -> None:
         template = ChatTemplate(sentencepiece_tokenizer(None, adds_bos=True))
-        assert "".join(p for p, _ in template.describe(chat("user: hi", "assistant: he"))).startswith("<s>User: hi\n")
+        assert "".join(p for p, _, _ in template.describe(chat("user: hi", "assistant: he"))).startswith(
+            "<s>User: hi\n"
+        )
 
     def test_the_space_before_the_answer_is_the_answers(self) -> None:
         """The prompt must not end in a space, or " He" would be another token in training than when serving."""
@@ -229,7 +244,7 @@ class TestPrompts:
             assert encoded.input_ids[: len(prompt)] == tuple(prompt)
             assert encoded.labels[len(prompt) - 1] == IGNORED_LABEL
             assert encoded.labels[len(prompt)] != IGNORED_LABEL
-        assert "".join(p for p, _ in template.describe(Example(messages, PLACE))).count(content + "<|im_end|>") >= 2
+        assert "".join(p for p, _, _ in template.describe(Example(messages, PLACE))).count(content + "<|im_end|>") >= 2
 
     def test_what_is_tokenized_apart_gets_no_space_before_it(self) -> None:
         """A sentencepiece tokenizer puts a space before every text; the middle of one must not get it."""
@@ -272,6 +287,69 @@ class TestAnswers:
         assert template.decode_answer(_bytes("<think>\n\n</think>\n\n4")) == "4"
         assert template.decode_answer(_bytes("4")) == "4"
         assert template.decode_answer(_bytes("<think>\nhm\n</think>\n\n4")) == "<think>\nhm\n</think>\n\n4"
+
+    def test_nothing_of_the_lead_can_be_shown_until_it_is_whole(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.QWEN3))
+        answer = _bytes("<think>\n\n</think>\n\n4")
+        assert [template.is_lead(answer[:n]) for n in range(len(answer) + 1)] == [True] * (len(answer) - 1) + [
+            False
+        ] * 2
+        assert [template.is_lead(_bytes(text)) for text in ("4", "<", "<b", "<think>\nhm")] == [
+            False,
+            True,
+            False,
+            False,
+        ]
+        plain = ChatTemplate(byte_tokenizer(templates.LLAMA2, bos_token="<s>"))
+        assert [plain.is_lead(_bytes(text)) for text in ("", " ", " a", "a")] == [True, False, False, False]
+
+    def test_an_answer_ends_at_the_stop_token_of_an_earlier_turn_too(self) -> None:
+        template = ChatTemplate(byte_tokenizer(templates.TWO_STOPS))
+        assert template.stop_token_ids == (258, 260)  # </s> after the last answer, <|im_end|> after earlier ones
+        assert template.decode_answer([*_bytes("ab"), 260, *_bytes("c")]) == "ab"
+        example = chat("user: x", "assistant: a", "user: y", "assistant: b")
+        trained = {label for label in template.encode(example).labels if label != IGNORED_LABEL}
+        assert trained & {258, 260} == {258, 260}
+
+    @pytest.mark.parametrize("jinja", [templates.OPEN_INNER_TURNS, templates.OPEN_INNER_TURNS_BY_ROLE])
+    def test_the_opening_of_the_next_turn_is_never_taken_for_a_stop(self, jinja: str) -> None:
+        template = ChatTemplate(byte_tokenizer(jinja, bos_token="<s>"))
+        assert template.stop_token_ids == (260,)
+        assert trained_texts(template, chat("user: x", "assistant: a")) == ["a\n<|im_end|>"]
+        with pytest.raises(TemplateError, match="cannot be located") as caught:
+            template.encode(chat("user: x", "assistant: a", "user: y", "assistant: b"))
+        assert "does not end the answer" in str(caught.value.remedy)
+
+
+class TestDate:
+    def test_it_is_fixed_and_in_the_contract_where_the_template_names_it(self) -> None:
+        example = chat("user: x", "assistant: a")
+        old = ChatTemplate(byte_tokenizer(templates.DATED), date="2024-02-29")
+        text = "".join(piece for piece, _, _ in old.describe(example))
+        assert text.startswith("<|im_start|>system\nToday: 29 Feb 2024/2024-02-29<|im_end|>")
+        assert (old.uses_date, old.date, old.contract()["date"]) == (True, "2024-02-29", "2024-02-29")
+        new = ChatTemplate(byte_tokenizer(templates.DATED), date="2025-01-01")
+        assert new.digest == old.digest
+        assert new.encode_prompt(example.messages[:1]) != old.encode_prompt(example.messages[:1])
+        again = ChatTemplate(byte_tokenizer(templates.DATED), date=old.contract()["date"])
+        assert again.encode(example) == old.encode(example)
+
+    def test_it_is_today_by_default_as_transformers_renders(self) -> None:
+        tokenizer = byte_tokenizer(templates.DATED)
+        theirs: Any = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "x"}], add_generation_prompt=True, return_dict=True
+        )
+        assert ChatTemplate(tokenizer).encode_prompt(conversation("user: x")) == theirs["input_ids"]
+
+    def test_other_templates_have_none(self) -> None:
+        template = ChatTemplate(byte_tokenizer(), date="2024-02-29")
+        assert not template.uses_date
+        assert "date" not in template.contract()
+
+    @pytest.mark.parametrize("date", ["", "yesterday", "2024-02-30"])
+    def test_what_is_no_date(self, date: str) -> None:
+        with pytest.raises(TemplateError, match="is no date"):
+            ChatTemplate(byte_tokenizer(), date=date)
 
 
 class TestErrors:
@@ -428,7 +506,7 @@ def _check_invariants(
 
     last = [label for label in encoded.labels[len(prompt) :] if label != IGNORED_LABEL]
     assert template.decode_answer(last).strip() == turns[-1][1].strip()
-    whole = "".join(piece for piece, _ in template.describe(example))
+    whole = "".join(piece for piece, _, _ in template.describe(example))
     assert "".join(str(tokenizer.decode(list(encoded.input_ids))).split()) == "".join(whole.split())
 
 

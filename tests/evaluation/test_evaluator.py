@@ -17,6 +17,7 @@ from tunesmith.evaluation.evaluator import (
     check_metrics,
     compare_sides,
 )
+from tunesmith.evaluation.gates import check_gates
 from tunesmith.evaluation.latency import Latency
 from tunesmith.models.generation import stream
 from tunesmith.report import Report, Severity
@@ -66,6 +67,7 @@ def test_every_figure_of_both_models_is_reported() -> None:
     assert result.figure("tuned_bleu") > 0.7  # type: ignore[operator]
     assert result.figure("tuned_rouge_l") > 0.75  # type: ignore[operator]
     assert "tok:13a" in str(result.figure("bleu_signature"))
+    assert "beta:1.2" in str(result.figure("rouge_signature"))
     assert result.figure("tuned_peak_memory_gb") == 2.5
     assert result.figure("tuned_ms_per_token_p95") == 45.0
     assert result.figure("tuned_batch_tokens_per_second") == 50.0
@@ -123,7 +125,17 @@ def test_a_missed_target_is_an_error_with_figure_target_and_remedy(target: str, 
     assert codes(result, Severity.ERROR) == ["target-missed"]
     (finding,) = result.errors
     assert f"{value:g}" in finding.message
-    assert finding.remedy
+    assert ("model.precision" in str(finding.remedy)) == (target.endswith(("_ms", "_token", "_gb")))
+
+
+def test_the_remedy_follows_the_metric_not_what_it_is_called() -> None:
+    result = Report("evaluate", "Evaluation")
+    scores = compare_sides(ITEMS, BASE, TUNED, section())
+    labels = dict.fromkeys(scores.estimates, "Perplexität")
+    check_gates(
+        result, scores.estimates, LATENCY, section(targets={"perplexity": 1, "ms_per_token": 1}).targets, labels
+    )
+    assert ["model.precision" in str(finding.remedy) for finding in result.errors] == [False, True]
 
 
 def test_a_target_that_was_not_measured_is_missed() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig, get_peft_model
 
+import tunesmith
 from tests.tiny import tiny_model, tiny_model_folder
 from tunesmith.errors import EvaluationError
 from tunesmith.evaluation.latency import Latency, LatencyRequest, measure_latency, run_process, time_requests
@@ -92,6 +93,29 @@ def test_a_killed_process_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(EvaluationError, match="ended by SIGKILL") as raised:
         run_process("x" * 10**6, on_done=lambda: None)
     assert "memory" in str(raised.value)
+
+
+def test_modules_in_the_users_folder_are_not_imported(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "numpy", "tunesmith"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the folder')")
+    (tmp_path / "model").symlink_to(model_folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(tunesmith.__file__).parents[1]))
+    result = measure_latency(Path("model"), None, [[1, 2]], precision="fp32", max_new_tokens=2, stop_token_ids=[])
+    assert result.tokens == 2
+
+
+def test_the_process_starts_in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "relative")
+    code = """import json, os; there = [os.getcwd(), os.listdir(), os.environ['PYTHONPATH']]
+print(json.dumps({'latency': {'there': there}}))"""
+    python(monkeypatch, code)
+    folder, files, path = run_process("{}", on_done=lambda: None)["there"]
+    assert (files, path) == ([], str(tmp_path / "relative"))
+    assert not Path(folder).exists()
 
 
 def test_progress_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """BLEU against sacreBLEU, exact match and perplexity."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from tunesmith.evaluation.metrics import (
     perplexity,
     perplexity_from_sums,
 )
+
+DATA = Path(__file__).parents[2] / "data"
 
 SENTENCES = [
     "the cat sat on the mat today",
@@ -89,7 +93,7 @@ def test_japanese_without_its_package_says_what_to_install(monkeypatch: pytest.M
         (['{"产品": "苹果", "数量": 3}'], "zh"),
         (["今日は天気がいいです"], "ja-mecab"),
         (["コーヒーをください"], "ja-mecab"),
-        (["He said 你好 to everyone in the room."], "13a"),
+        (["He said 好 to everyone in the room, and they said it back."], "13a"),
         (["안녕하세요"], "13a"),
         (["123", ""], "13a"),
         ([], "13a"),
@@ -97,6 +101,23 @@ def test_japanese_without_its_package_says_what_to_install(monkeypatch: pytest.M
 )
 def test_tokenisation_follows_the_script(references: list[str], tokenize: str) -> None:
     assert choose_tokenize(references) == tokenize
+
+
+@pytest.mark.parametrize(("folder", "tokenize"), [("orders", "13a"), ("orders_zh", "zh")])
+def test_tokenisation_fits_the_data_sets_of_the_project(folder: str, tokenize: str) -> None:
+    lines = (DATA / folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    references = [json.loads(line)["messages"][-1]["content"] for line in lines]
+    assert choose_tokenize(references) == tokenize
+    assert choose_tokenize(references[:8]) == tokenize
+
+
+def test_chinese_tokenisation_does_no_harm_to_english() -> None:
+    references = [
+        [text] for text in ("the cat, which sat on 3.5 mats, left!", "it's a dog-like cat (small)", "yes: a b c d")
+    ]
+    answers = ["the cat, which sat on 3.5 mats", "it's a cat-like dog (small)", "yes: a b c"]
+    scores = [corpus_bleu(answers, references, tokenize=name).score for name in ("13a", "zh")]
+    assert scores[0] == pytest.approx(scores[1])
 
 
 def test_exact_match_forgives_outer_space_and_composition_only() -> None:

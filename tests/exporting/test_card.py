@@ -14,7 +14,7 @@ from tests.adapters.helpers import PEFT_WARNS, contract, trained
 from tests.tiny import byte_tokenizer, tiny_model_folder
 from tunesmith.adapters.files import save_adapter
 from tunesmith.config import Recipe
-from tunesmith.exporting.card import base_model_id, escape, model_card
+from tunesmith.exporting.card import escape, model_card
 from tunesmith.report import Report, Severity, Table
 
 
@@ -51,7 +51,6 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 
 @pytest.mark.parametrize("name", ["./models/mine", "/home/me/mine", "mine", "model.gguf", "folder/model.gguf"])
 def test_a_local_model_is_not_given_as_a_hub_id(name: str) -> None:
-    assert base_model_id(recipe(name)) is None
     card = model_card(recipe(name), {}, kind="adapter")
     assert "base_model" not in front_matter(card)
     assert "/home/me" not in card
@@ -59,9 +58,11 @@ def test_a_local_model_is_not_given_as_a_hub_id(name: str) -> None:
 
 def test_a_folder_that_looks_like_a_hub_id_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert base_model_id(recipe("owner/model")) == "owner/model"
+    assert front_matter(model_card(recipe("owner/model"), {}, kind="adapter"))["base_model"] == "owner/model"
     (tmp_path / "owner" / "model").mkdir(parents=True)
-    assert base_model_id(recipe("owner/model")) is None
+    card = model_card(recipe("owner/model"), {}, kind="adapter")
+    assert "base_model" not in front_matter(card)
+    assert "owner" not in card
 
 
 def test_figures_tables_and_findings_are_shown() -> None:
@@ -85,6 +86,13 @@ def test_settings_and_contract_are_told_and_the_datas_paths_are_not() -> None:
     assert "| stop token ids | 260 |" in card
     assert "eos_token_id=[260]" in card
     assert "secret" not in card
+
+
+def test_a_setting_of_zero_is_told_and_one_that_is_off_is_not() -> None:
+    card = model_card(recipe(train={"seed": 0, "warmup_ratio": 0.0}), {}, kind="adapter")
+    assert "| seed | 0 |" in card
+    assert "use\\_dora" not in card
+    assert "use\\_dora" in model_card(recipe(adapter={"use_dora": True}), {}, kind="adapter")
 
 
 def test_a_quantised_catalog_model_is_told() -> None:

@@ -11,9 +11,11 @@ from safetensors import safe_open
 
 from tests.adapters.helpers import PEFT_WARNS, contract, logits, trained
 from tests.tiny import CHATML, FAMILIES, byte_tokenizer, tiny_model_folder
+from tunesmith import progress
 from tunesmith.adapters.contract import check_golden, make_golden, read_contract
 from tunesmith.adapters.files import load_adapter, save_adapter
 from tunesmith.errors import ContractError, DiskError, ExportError
+from tunesmith.exporting import merge as merging
 from tunesmith.exporting.merge import MergeResult, merge_adapter
 from tunesmith.models.loading import load_model, load_tokenizer, weights_digest
 
@@ -148,6 +150,24 @@ def test_weights_are_cut_into_files_of_the_given_size(tmp_path: Path) -> None:
     result = merge(tmp_path, max_shard_size="50KB")
     assert result.weight_files > 1
     torch.testing.assert_close(logits(merged_model(tmp_path)), logits(model), atol=1e-5, rtol=0)
+
+
+def test_writing_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path)
+    shown = []
+    real = progress.task
+
+    def task(what: str, total: int | None = None, unit: str = "") -> Any:
+        shown.append((what, total, unit))
+        return real(what, total, unit)
+
+    monkeypatch.setattr(merging, "task", task)
+    monkeypatch.setattr(merging, "_MEGABYTE", 1000)
+    merge(tmp_path)
+    weights = (tmp_path / "merged" / "model.safetensors").stat().st_size
+    ((what, total, unit),) = shown
+    assert (what, unit) == ("Writing the merged model", "MB")
+    assert total == pytest.approx(weights / 1000, rel=0.05)
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:

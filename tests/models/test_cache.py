@@ -199,3 +199,23 @@ def test_a_process_that_waits_says_so(capfd: pytest.CaptureFixture[str], monkeyp
     assert build.calls == 0
     assert (folder / "model.safetensors").read_text() == "other"
     assert "Waiting for another process" in capfd.readouterr().err
+
+
+def test_a_folder_that_goes_away_while_it_is_checked_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_model("tiny", "source", Builder())
+    cache._checked.clear()
+    gone = [FileNotFoundError(errno.ENOENT, "No such file or directory")]
+    digest = cache.sha256_of
+
+    def read(file: Path) -> str:
+        if gone:
+            raise gone.pop()
+        return digest(file)
+
+    monkeypatch.setattr(cache, "sha256_of", read)
+    folder = cache_folder() / "models" / "tiny"
+    assert find_problem(folder, "source") == "a file of it could not be checked: No such file or directory"
+    gone.append(FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    build = Builder()
+    assert cached_model("tiny", "source", build) == folder
+    assert find_problem(folder, "source") is None

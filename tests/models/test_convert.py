@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tests.models.tiny_gguf import TEMPLATE, tiny_weights, write_gguf
 from tests.tiny import tiny_model
 from tunesmith.errors import ModelError
+from tunesmith.models import convert
 from tunesmith.models.convert import convert_gguf
 from tunesmith.models.loading import load_model, load_tokenizer
 
@@ -133,3 +134,12 @@ def test_a_missing_tensor_is_an_error_not_a_random_one(tmp_path: Path) -> None:
     del weights["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(ModelError, match=r"lacks the tensor model\.layers\.1\.mlp\.up_proj\.weight"):
         _convert(tmp_path, weights)
+
+
+def test_a_lack_of_memory_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(convert, "_unpacked_model", fail)
+    with pytest.raises(ModelError, match="there is not enough memory to convert the model"):
+        _convert(tmp_path, tiny_weights())

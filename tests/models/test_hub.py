@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants, errors
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from tunesmith.errors import DiskError, ModelError, UnsafeWeightsError
 from tunesmith.models import hub
@@ -83,10 +84,43 @@ def test_refusals_of_the_hub_are_explained(stand_in: Hub, kind: type[Exception],
 
 def test_without_network_the_earlier_copy_is_used(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.listing_error = ConnectionError("no route to host")
+    (tmp_path / "model.safetensors").touch()
     assert hub.hub_snapshot("owner/name", "v1") == tmp_path
     (asked,) = stand_in.fetched
     assert asked["local_files_only"] is True
     assert asked["revision"] == "v1"
+
+
+def test_without_network_a_copy_without_weights_is_one_only_where_none_are_needed(
+    stand_in: Hub, tmp_path: Path
+) -> None:
+    stand_in.listing_error = ConnectionError("no route to host")
+    assert hub.hub_snapshot("owner/name", None, weights=False) == tmp_path
+    with pytest.raises(ModelError, match="the hub cannot be reached: no route to host"):
+        hub.hub_snapshot("owner/name", None)
+
+
+def test_weights_are_fetched_only_where_they_are_needed(stand_in: Hub) -> None:
+    names = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+    hub.hub_snapshot("owner/name", None, weights=False)
+    hub.hub_snapshot("owner/name", None)
+    without, whole = (_fetched(names, asked) for asked in stand_in.fetched)
+    assert without == ["config.json", "tokenizer.json"]
+    assert whole == names
+    del stand_in.files["model.safetensors"]
+    with pytest.raises(UnsafeWeightsError):
+        hub.hub_snapshot("owner/name", None, weights=False)
+
+
+def test_an_adapter_beside_the_model_is_left(stand_in: Hub) -> None:
+    hub.hub_snapshot("owner/name", None)
+    names = ["config.json", "adapter_config.json", "adapter_model.safetensors", "sub/config.json", "modeling.py"]
+    assert _fetched(names, stand_in.fetched[0]) == ["config.json"]
+
+
+def _fetched(names: list[str], asked: dict[str, Any]) -> list[str]:
+    patterns = {"allow_patterns": asked["allow_patterns"], "ignore_patterns": asked["ignore_patterns"]}
+    return list(filter_repo_objects(names, **patterns))
 
 
 def test_without_network_and_copy_the_reason_is_told(stand_in: Hub) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from tests.tiny import FAMILIES, byte_tokenizer, tiny_model, tiny_model_folder
@@ -14,10 +15,12 @@ from tunesmith.models.loading import (
     INDEX_FILE,
     check_weights_safe,
     context_length,
+    load_config,
     load_model,
     load_tokenizer,
     parameter_count,
     quiet_transformers,
+    read_generation_config,
     weights_digest,
 )
 
@@ -262,3 +265,72 @@ def test_transformers_speaks_again_after_the_quiet() -> None:
     with quiet_transformers():
         assert not transformers_logging.is_progress_bar_enabled()
     assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize("changes", [{"transformers_weights": "x.bin"}, {"text_config": {"transformers_weights": "x"}}])
+def test_a_config_cannot_name_other_weights(folder: Path, changes: dict[str, Any]) -> None:
+    _edit_json(folder / "config.json", **changes)
+    with pytest.raises(UnsafeWeightsError, match="names a file of its own for the weights") as raised:
+        load_model(folder, precision="fp32", device=CPU)
+    assert "remove transformers_weights" in str(raised.value.remedy)
+
+
+def test_a_distributed_checkpoint_beside_the_weights_is_refused(folder: Path) -> None:
+    name = "shard-00001-model-00001-of-00001.safetensors"
+    save_file({"x": torch.zeros(1)}, folder / name)
+    with pytest.raises(ModelError, match=name) as raised:
+        load_model(folder, precision="fp32", device=CPU)
+    assert "save_pretrained" in str(raised.value.remedy)
+
+
+def test_an_adapter_in_the_models_folder_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="also holds an adapter") as raised:
+        load_model(folder, precision="fp32", device=CPU)
+    assert "a folder of their own" in str(raised.value.remedy)
+
+
+def test_a_config_value_of_the_wrong_kind_is_a_clear_error(folder: Path) -> None:
+    assert load_config(folder).num_hidden_layers == 2
+    _edit_json(folder / "config.json", hidden_size="abc")
+    with pytest.raises(ModelError, match=r"hidden_size.*abc") as raised:
+        load_config(folder)
+    assert raised.value.place == str(folder / "config.json")
+    with pytest.raises(ModelError, match="hidden_size"):
+        load_model(folder, precision="fp32", device=CPU)
+
+
+def test_generation_settings_come_back_or_are_none(folder: Path) -> None:
+    settings = read_generation_config(folder)
+    assert settings is not None
+    assert settings.eos_token_id == 260
+    (folder / "generation_config.json").unlink()
+    assert read_generation_config(folder) is None
+    load_model(folder, precision="fp32", device=CPU)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", '{"eos_token_id": "x"}', '{"eos_token_id": [1, null]}'])
+def test_broken_generation_settings_are_a_clear_error(folder: Path, text: str) -> None:
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(ModelError, match="cannot be read") as raised:
+        read_generation_config(folder)
+    assert raised.value.place == str(folder / "generation_config.json")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(folder, precision="fp32", device=CPU)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize("where", ["reading", "placing"])
+def test_a_lack_of_memory_is_a_clear_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    if where == "reading":
+        monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    else:
+        monkeypatch.setattr(PreTrainedModel, "to", fail)
+    with pytest.raises(ModelError, match="there is not enough memory to load the model") as raised:
+        load_model(folder, precision="fp32", device=CPU)
+    assert "bf16" in str(raised.value.remedy)

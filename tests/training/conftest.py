@@ -51,7 +51,8 @@ def make_trainer(tmp_path: Path) -> TrainerMaker:
         fingerprint: dict[str, str] | None = None,
         **section: Any,
     ) -> Trainer:
-        recipe = Recipe.model_validate({"model": {"name": "tiny"}, "data": {"train": "train.jsonl"}, "train": section})
+        data = {"train": "train.jsonl", "validation": "validation.jsonl"}
+        recipe = Recipe.model_validate({"model": {"name": "tiny"}, "data": data, "train": section})
         return Trainer(
             model or lora_model(),
             examples,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tunesmith import failpoints
 from tunesmith.errors import DiskError, TrainError
 from tunesmith.training.checkpoint import CheckpointStore, TrainState
 
@@ -65,10 +66,16 @@ def test_a_failed_write_leaves_the_old_checkpoints_and_no_rest(tmp_path: Path, m
     store = CheckpointStore(tmp_path, keep=3)
     save(store, 1)
 
-    def full(*_: object, **__: object) -> None:
-        raise RuntimeError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("tunesmith.training.checkpoint.save_file", full)
-    with pytest.raises(DiskError, match="the disk is full"):
-        save(store, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    for point, action, part in (
+        ("write:optimizer.safetensors", "enospc", "the disk is full"),
+        ("write:adapter.safetensors", "short", "input/output error"),
+        ("sync:manifest.json", "eio", "input/output error"),
+        ("rename:step-00000002", "erofs", "the file system is read-only"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(failpoints.VARIABLE, f"{point}={action}")
+            failpoints.reload()
+            with pytest.raises(DiskError, match=part):
+                save(store, 2)
+        failpoints.reload()
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from tunesmith._version import __version__
 from tunesmith.errors import ContractError
+from tunesmith.models.generation import device_of, evaluation_mode, logits_at
 
 CONTRACT_FILE = "tunesmith.json"
 FORMAT = 1
@@ -34,8 +35,11 @@ GOLDEN_TEXTS = (
 )
 """User messages for golden prompts: none of the user's data leaves with the adapter."""
 
-RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 2e-2}
-"""How far a golden logit may move, as a share of the prompt's largest one: some ten roundings of the number format."""
+RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 5e-2}
+"""How far a golden logit may move, as a share of the prompt's largest one: some ten roundings of the number format.
+
+In bf16 an adapter by PiSSA, whose base was rounded when it was taken apart, agrees no closer than this.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Contract:
     """What an adapter, or a model merged from one, was trained with.
 
     Args:
-        base_model: the base model's name, never a path of this machine (`portable_name`).
+        base_model: the base model's name, never a path of this machine (`models.catalog.portable_name`).
         weights_digest: digest of the weights that the folder is used with: the base's for an adapter, its own for a
             merged model.
         template: what `ChatTemplate.contract()` gave: template digest, stop tokens, BOS policy.
@@ -81,14 +85,6 @@ class Contract:
     def to_json(self) -> str:
         """The text of tunesmith.json."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, ensure_ascii=False, indent=2) + "\n"
-
-
-def portable_name(name: str) -> str:
-    """`name` without the folders of this machine: the last part of an absolute path, anything else as it is."""
-    for path in (PurePosixPath(name), PureWindowsPath(name)):
-        if path.is_absolute() or name.startswith("~"):
-            return path.name or "base-model"
-    return name
 
 
 def read_contract(folder: Path) -> Contract | None:
@@ -150,11 +146,15 @@ def check_contract(
 ) -> None:
     """Compares the contract with what the adapter is about to be used with; what is None is not compared.
 
+    The date of a template that names today's is no difference. Golden prompts are compared as they were rendered when
+    trained, so `prompt_encoder` must be of `ChatTemplate(tokenizer, date=contract.template.get("date"))`.
+
     Args:
         contract: from the adapter's folder.
         base_digest: `weights_digest` of the base model at hand.
         template_contract: `ChatTemplate.contract()` of the template at hand.
-        prompt_encoder: gives the token ids of a prompt of one user message, with the template at hand.
+        prompt_encoder: gives the token ids of a prompt of one user message, with the template at hand and the
+            contract's date.
         place: the adapter's folder, for the message.
 
     Raises:
@@ -205,15 +205,10 @@ def check_golden(model: PreTrainedModel | PeftModel, contract: Contract) -> list
 
 def _next_logits(model: PreTrainedModel | PeftModel, ids: Sequence[int]) -> torch.Tensor:
     """Logits [V] of the token after `ids`, in float32."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), _autocast(model):
-            input_ids_1T = torch.tensor([list(ids)], device=model.device)
-            logits_V: torch.Tensor = model(input_ids=input_ids_1T, use_cache=False).logits[0, -1].float().cpu()
-            return logits_V
-    finally:
-        model.train(training)
+    with evaluation_mode(model), torch.inference_mode(), _autocast(model):
+        input_ids_1T = torch.tensor([list(ids)], device=device_of(model))
+        last_1 = torch.tensor([len(ids) - 1], device=device_of(model))
+        return logits_at(model, input_ids_1T, last_1)[0, 0].float().cpu()
 
 
 def _compute_dtype(model: PreTrainedModel | PeftModel) -> torch.dtype:
@@ -239,7 +234,7 @@ _TEMPLATE_REMEDIES = (
 def _template_differences(trained: dict[str, Any], here: dict[str, Any]) -> list[str]:
     here = json.loads(json.dumps(here))
     differences = []
-    for key in sorted(set(trained) | set(here)):
+    for key in sorted((set(trained) | set(here)) - {"date"}):
         if trained.get(key) != here.get(key):
             label, remedy = next((label, r) for part, label, r in _TEMPLATE_REMEDIES if part in key.lower())
             differences.append(

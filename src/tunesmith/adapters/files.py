@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +22,12 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.adapters.contract import CONTRACT_FILE, Contract, portable_name
+from tunesmith.adapters.contract import CONTRACT_FILE, Contract
 from tunesmith.adapters.methods import initial_factors
-from tunesmith.errors import AdapterError, disk_errors
+from tunesmith.durable import replaced_folder
+from tunesmith.errors import AdapterError
 from tunesmith.models.backend import Precision, torch_dtype
+from tunesmith.models.catalog import hub_id_of, portable_name
 from tunesmith.models.loading import check_safetensors, first_line, quiet_transformers, refuse_pickles
 
 CONFIG_FILE = "adapter_config.json"
@@ -47,15 +47,17 @@ def save_adapter(model: PeftModel, folder: Path, *, tokenizer: PreTrainedTokeniz
         model: the trained model, unmerged.
         folder: the adapter's folder.
         tokenizer: written beside, with its chat template.
-        contract: written beside; its base model's name goes into adapter_config.json too.
+        contract: written beside. Its base model goes into adapter_config.json too, by its hub id if it has one, so
+            that PEFT finds it.
 
     Raises:
         AdapterError: the folder holds other files, or the adapter has weights that are not finite.
         DiskError: it cannot be written.
     """
+    public_name = hub_id_of(contract.base_model) or portable_name(contract.base_model)
     contract = dataclasses.replace(contract, base_model=portable_name(contract.base_model))
     state, config = adapter_state(model)
-    config.base_model_name_or_path = contract.base_model
+    config.base_model_name_or_path = public_name
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise AdapterError(
@@ -63,7 +65,7 @@ def save_adapter(model: PeftModel, folder: Path, *, tokenizer: PreTrainedTokeniz
                 place=str(folder),
                 remedy="lower train.learning_rate, or train in bf16 or fp32 instead of fp16",
             )
-    with replaced_folder(folder, known_by=CONFIG_FILE) as beside:
+    with replaced_own_folder(folder, known_by=CONFIG_FILE) as beside:
         save_file(state, beside / WEIGHTS_FILE, metadata={"format": "pt"})
         (beside / CONFIG_FILE).write_text(_config_json(config), encoding="utf-8")
         (beside / CONTRACT_FILE).write_text(contract.to_json(), encoding="utf-8")
@@ -188,10 +190,8 @@ def adapter_has_effect(model: PeftModel) -> bool:
 
 
 @contextmanager
-def replaced_folder(folder: Path, *, known_by: str) -> Iterator[Path]:
-    """Gives a folder beside to write into, and puts it in place of `folder` when the block ends without an error.
-
-    All files are synced first. An error leaves `folder` as it was.
+def replaced_own_folder(folder: Path, *, known_by: str) -> Iterator[Path]:
+    """`durable.replaced_folder`, for a folder that may hold only what was written so before.
 
     Args:
         folder: the folder to write.
@@ -205,38 +205,8 @@ def replaced_folder(folder: Path, *, known_by: str) -> Iterator[Path]:
         raise AdapterError(
             f"this folder holds other files (it has no {known_by})", place=str(folder), remedy="choose another folder"
         )
-    beside = folder.with_name(f".{folder.name}.new.{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-    try:
-        with disk_errors(folder):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            yield beside
-            for path in beside.rglob("*"):
-                _sync(path)
-            _sync(beside)
-            if folder.exists():
-                folder.rename(old)
-            try:
-                beside.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-            _sync(folder.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    with replaced_folder(folder) as beside:
+        yield beside
 
 
 def _config_json(config: LoraConfig) -> str:

@@ -134,7 +134,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 for row in _batch_rows(batch):
                     number += 1
-                    place = Place(name, number)
+                    place = Place(name, number, is_row_number=True)
                     yield place, BadRow(place, row, "") if isinstance(row, str) else row
     except (pyarrow.ArrowException, OSError) as error:
         remedy = "the file is damaged or was not copied whole; write it again"

@@ -132,7 +132,8 @@ def _skip_blanks(text: str, start: int) -> int:
 def json_rows(path: Path, name: str) -> Iterator[Row]:
     """The rows of an array of objects, of one object around such an array, or of JSONL under the wrong name.
 
-    The place's line is the row's number; for JSONL the line.
+    The place is the line where the row starts; where that tells nothing, because an earlier row starts on the same
+    line or the array is wrapped, the number of the row.
 
     Raises:
         DataError: the file is not JSON.
@@ -145,8 +146,13 @@ def json_rows(path: Path, name: str) -> Iterator[Row]:
     if start == len(text):
         return
     items = _array_items(text, start, name) if text.startswith("[", start) else _wrapped_items(text, start, name)
-    for number, (value, problem) in enumerate(items, 1):
-        place = Place(name, number)
+    counted, line, line_before = 0, 1, 0
+    for number, (value, problem, at) in enumerate(items, 1):
+        if at is not None:
+            line += text.count("\n", counted, at)
+            counted = at
+        place = Place(name, line) if at is not None and line > line_before else Place(name, number, is_row_number=True)
+        line_before = line
         if problem is None and not isinstance(value, dict):
             problem = _not_an_object(value)
         yield place, BadRow(place, problem, raw_row(value)) if problem is not None else value
@@ -176,15 +182,19 @@ def _whole_text(path: Path, name: str) -> str:
         raise DataError("not UTF-8 text", place=f"{name}:{line}", remedy="save it as UTF-8") from None
 
 
-def _array_items(text: str, start: int, name: str) -> Iterator[tuple[Any, str | None]]:
-    """The items of the array that begins at `start`, one by one, each with what is wrong with it."""
+_Item = tuple[Any, str | None, int | None]
+"""A value, what is wrong with it, and the character it begins at, where that is known."""
+
+
+def _array_items(text: str, start: int, name: str) -> Iterator[_Item]:
+    """The items of the array that begins at `start`, one by one."""
     decoder = StrictDecoder()
     at = _skip_blanks(text, start + 1)
     closed = text.startswith("]", at)
     while not closed:
-        value, at, problem = _decode(decoder, text, at, name)
-        yield value, problem
-        at = _skip_blanks(text, at)
+        value, end, problem = _decode(decoder, text, at, name)
+        yield value, problem, at
+        at = _skip_blanks(text, end)
         closed = text.startswith("]", at)
         if not closed and not text.startswith(",", at):
             raise _broken_json("expected ',' or ']' after a row", text, at, name)
@@ -193,7 +203,7 @@ def _array_items(text: str, start: int, name: str) -> Iterator[tuple[Any, str | 
     _expect_end(text, at + 1, name)
 
 
-def _wrapped_items(text: str, start: int, name: str) -> Iterator[tuple[Any, str | None]]:
+def _wrapped_items(text: str, start: int, name: str) -> Iterator[_Item]:
     """The items of the one list in the object that begins at `start`; the object itself where it is a row."""
     remedy = "write an array of objects, or JSONL, in a file for each split"
     value, end, problem = _decode(StrictDecoder(), text, start, name)
@@ -202,13 +212,13 @@ def _wrapped_items(text: str, start: int, name: str) -> Iterator[tuple[Any, str 
         raise DataError(_not_an_object(value), place=name, remedy=remedy)
     lists = [key for key, inner in value.items() if isinstance(inner, list)]
     if looks_like_row(value) or not lists:
-        yield value, problem
+        yield value, problem, start
         return
     if problem is not None:
         raise DataError(problem, place=name, remedy="correct the file")
     if len(lists) > 1:
         raise DataError(f"one object with several lists: {quoted(lists)}", place=name, remedy=remedy)
-    yield from ((item, None) for item in value[lists[0]])
+    yield from ((item, None, None) for item in value[lists[0]])
 
 
 def _decode(decoder: StrictDecoder, text: str, at: int, name: str) -> tuple[Any, int, str | None]:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 IGNORED_LABEL = -100
-"""Label of a token that is not trained on; the value PyTorch's cross-entropy skips by default."""
+"""Label of a token that is not trained on; the value PyTorch's cross-entropy skips by default.
+
+`models.generation` has the same under the same name, because models know nothing of data.
+"""
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -14,14 +17,16 @@ class Place:
 
     Args:
         file: the path as the recipe gives it, or `hub:NAME/SPLIT`.
-        line: 1-based line of the row's start in a JSONL or CSV file; 1-based number of the row elsewhere.
+        line: 1-based line of the row's start, or 1-based number of the row where there are no lines to go by.
+        is_row_number: whether `line` is the number of a row, as in Parquet and on the hub.
     """
 
     file: str
     line: int
+    is_row_number: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}, row {self.line}" if self.is_row_number else f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

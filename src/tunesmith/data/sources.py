@@ -157,7 +157,7 @@ def hub_name(source: HubDataset) -> str:
 
 
 def _hub_rows(source: HubDataset) -> Iterator[Row]:
-    """Rows of a hub dataset, streamed; the place's line is the row's 1-based number."""
+    """Rows of a hub dataset, streamed; a place is the number of the row."""
     name = hub_name(source)
     if Path(source.path).exists():
         # `datasets` would read it in place of the hub's, by rules of its own.
@@ -174,7 +174,7 @@ def _hub_rows(source: HubDataset) -> Iterator[Row]:
             source.path, source.name, split=source.split, revision=source.revision, streaming=True
         )
         for number, row in enumerate(rows, 1):
-            yield Place(name, number), row
+            yield Place(name, number, is_row_number=True), row
     except Exception as error:
         # The network's, the hub's and the file formats' errors come as classes of half a dozen packages.
         remedy = "check its id, name and split and the network, or download it and name the files"

@@ -12,13 +12,14 @@ vLLM do, so a BOS stands there only if the template puts it. BOS is never looked
 is `<|im_start|>`, which also opens every turn.
 """
 
+import datetime
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.data.plain_template import is_plain_template, plain_template
 from tunesmith.data.records import IGNORED_LABEL, Example, Message, Place, TokenizedExample
@@ -43,6 +44,20 @@ class _Encoded:
     trained: tuple[Span, ...]
 
 
+class Piece(NamedTuple):
+    """A part of a rendered text, to be shown.
+
+    Args:
+        text: its characters; none where a token stands for no text.
+        is_trained: whether its tokens are trained on.
+        tokens: how many tokens it is; several where each is a part of one character.
+    """
+
+    text: str
+    is_trained: bool
+    tokens: int
+
+
 class ChatTemplate:
     """Encodes with a tokenizer's own chat template; one that has none is given the plain one.
 
@@ -50,13 +65,17 @@ class ChatTemplate:
 
     Args:
         tokenizer: a fast tokenizer, one that has a `tokenizer.json`.
+        date: the day that a template which names today's date is told, as "2025-01-31"; today by default. An adapter
+            is served with the day it was trained with: `contract()["date"]`.
 
     Attributes:
         source: "model" for the tokenizer's own template, "plain" for ours.
         text: the template itself.
         digest: SHA-256 of the template's text, in hexadecimal.
-        stop_token_ids: tokens that end an answer: the one the template renders after the content, then the
-            tokenizer's end of sequence where that is another.
+        uses_date: whether the template names today's date, as those of Llama 3 do.
+        date: the day it is told, as "2025-01-31".
+        stop_token_ids: tokens that end an answer: those the template renders after the content of a last and of an
+            earlier turn, then the tokenizer's end of sequence where that is another.
         pad_token_id: what to fill batches with. It may equal a stop token, as in SmolLM2: what is padding is told by
             position and labels, never by the id.
         prompts_match_training: whether an example's text begins with the text of its prompt. False for templates whose
@@ -64,10 +83,10 @@ class ChatTemplate:
 
     Raises:
         TemplateError: the tokenizer is slow, has no end-of-sequence token where one is needed, or the template does
-            not render an answer that ends with a stop token.
+            not render an answer that ends with a stop token; or `date` is none.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, date: str | None = None) -> None:
         if not tokenizer.is_fast:
             raise TemplateError(
                 f"{type(tokenizer).__name__} cannot say which characters a token covers",
@@ -84,14 +103,17 @@ class ChatTemplate:
         self.source = "plain" if is_plain_template(template) else "model"
         self.digest = sha256(template.encode()).hexdigest()
 
+        day = _day(date)
+        self.uses_date = "strftime_now" in template
+        self.date = day.isoformat()
         added_tokens = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
-        self._renderer = TemplateRenderer(template, dict(tokenizer.special_tokens_map))
+        self._renderer = TemplateRenderer(template, dict(tokenizer.special_tokens_map), day)
         self._turns = TurnFinder(self._renderer, added_tokens)
         self.prompts_match_training = self._turns.prompts_match_training
-        stop_id = added_tokens[self._turns.stop_token]
-        self.stop_token_ids: tuple[int, ...] = (stop_id,)
-        if self._eos_id is not None and self._eos_id != stop_id:
-            self.stop_token_ids = (stop_id, self._eos_id)
+        stop_ids = [added_tokens[token] for token in self._turns.stop_tokens]
+        if self._eos_id is not None:
+            stop_ids.append(self._eos_id)
+        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys(stop_ids))
         pad_id: int | None = tokenizer.pad_token_id
         self.pad_token_id: int = pad_id if pad_id is not None else self.stop_token_ids[-1]
 
@@ -237,8 +259,22 @@ class ChatTemplate:
         ids = ids[:stop]
         if lead_ids and ids[: len(lead_ids)] == lead_ids:
             ids, lead = ids[len(lead_ids) :], ""
-        text = str(self._inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        return text.removeprefix(lead).removesuffix(self._turns.trail)
+        return self._decode(ids).removeprefix(lead).removesuffix(self._turns.trail)
+
+    def is_lead(self, token_ids: Sequence[int]) -> bool:
+        """Whether these first tokens of an answer may be part of what `decode_answer` takes off its beginning.
+
+        While they are, and the answer is not whole, nothing of it can be shown.
+        """
+        ids = list(token_ids)
+        lead_ids, lead = self._lead
+        if len(ids) < len(lead_ids) and ids == lead_ids[: len(ids)]:
+            return True
+        text = self._decode(ids)
+        return len(text) < len(lead) and lead.startswith(text)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @cached_property
     def _lead(self) -> tuple[list[int], str]:
@@ -247,10 +283,8 @@ class ChatTemplate:
         ids = self._tokenizer.continuation(lead).ids if lead.strip() else []
         return ids, "" if self._special_token.search(lead) else lead
 
-    def describe(self, example: Example, max_length: int | None = None) -> list[tuple[str, bool]]:
+    def describe(self, example: Example, max_length: int | None = None) -> list[Piece]:
         """The text of each token and whether it is trained on, to be shown; the pieces join to the rendered text.
-
-        Tokens that are parts of one character make one piece.
 
         Raises:
             TemplateError: as `encode`.
@@ -259,14 +293,17 @@ class ChatTemplate:
         if isinstance(encoded, TemplateError):
             raise encoded
         labels = _tokenized(encoded, example.place, max_length).labels
-        pieces: list[tuple[str, bool]] = []
+        pieces: list[Piece] = []
         shown = 0
         for token, end, label in zip(encoded.tokens.ids, encoded.tokens.ends, labels, strict=False):
             piece = encoded.text[shown:end]
             if not piece and token in (self._bos_id, self._eos_id):
                 piece = str(self._inner.convert_ids_to_tokens(token))  # put there by the tokenizer or by us
-            if piece:
-                pieces.append((piece, label != IGNORED_LABEL))
+            is_trained = label != IGNORED_LABEL
+            if not piece and pieces and pieces[-1].is_trained == is_trained:
+                pieces[-1] = pieces[-1]._replace(tokens=pieces[-1].tokens + 1)
+            else:
+                pieces.append(Piece(piece, is_trained, 1))
             shown = max(shown, end)
         return pieces
 
@@ -297,7 +334,15 @@ class ChatTemplate:
             "prompts_begin_with_bos": begins_with_bos,
             "bos_added_by": "template" if begins_with_bos else "none",
             "prompts_match_training": self.prompts_match_training,
+            **({"date": self.date} if self.uses_date else {}),
         }
+
+
+def _day(date: str | None) -> datetime.date:
+    try:
+        return datetime.date.today() if date is None else datetime.date.fromisoformat(date)
+    except (ValueError, TypeError):
+        raise TemplateError(f"{date!r} is no date", place="chat template", remedy="write it as 2025-01-31") from None
 
 
 def _tokenized(encoded: _Encoded, place: Place, max_length: int | None) -> TokenizedExample:

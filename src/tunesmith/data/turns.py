@@ -16,6 +16,7 @@ of "[/INST] answer", or the empty `<think>` block of Qwen3. Text after the stop 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,7 @@ from tunesmith.errors import TemplateError
 Span = tuple[int, int]
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(["'])([^"'\\]*)\1\s*\)""")
 _END_OF_THINKING = "</think>"
 
 
@@ -50,10 +52,11 @@ class TemplateRenderer:
     Args:
         template: the Jinja text.
         special_tokens: what the template may name, as `bos_token` and `eos_token`.
+        day: what the template is told of the date, so that the same conversation renders alike on any day.
     """
 
-    def __init__(self, template: str, special_tokens: dict[str, Any]) -> None:
-        self.template = template
+    def __init__(self, template: str, special_tokens: dict[str, Any], day: date) -> None:
+        self.template = _dated(template, day)
         self.marks_generation = _GENERATION_TAG.search(template) is not None
         self._special_tokens = special_tokens
 
@@ -88,6 +91,15 @@ class TemplateRenderer:
             raise _refusal(error, messages, place) from error
         texts, blocks = result
         return texts[0], blocks[0] if marked else []
+
+
+def _dated(template: str, day: date) -> str:
+    """`template` with its calls of `strftime_now("FORMAT")` replaced by that date as a text.
+
+    transformers lets no function be passed to a template, and its own takes the clock.
+    """
+    midnight = datetime.combine(day, time())
+    return _DATE_CALL.sub(lambda call: f"{call[1]}{midnight.strftime(call[2])}{call[1]}", template)
 
 
 def _refusal(error: Exception, messages: Sequence[Message], place: str) -> TemplateError:
@@ -126,7 +138,8 @@ class TurnFinder:
         generation_prompt: what `add_generation_prompt` adds after a user message; may be empty.
         lead: what stands between the generation prompt and the content of a turn.
         trail: white space between the content and the stop token.
-        stop_token: text of the token that ends the last turn of a conversation.
+        stop_tokens: texts of the tokens that end a turn: first that of the last turn of a conversation, then that of
+            an earlier one where it is another, as in gpt-oss.
         prompts_match_training: whether the rendering of a conversation begins with the prompt for its answer.
 
     Raises:
@@ -160,11 +173,16 @@ class TurnFinder:
                 place=place,
                 remedy="put {{ eos_token }} after the content of assistant messages in the model's chat_template.jinja",
             )
-        self.trail, self.stop_token = ending.groups()
-        self._stop = re.compile(rf"\s*(?:{any_of({self.stop_token, *self._inner_stop_token(any_token)})})")
+        self.trail, stop_token = ending.groups()
+        opening_token = re.search(rf"({any_token})(?:(?!{any_token}).)*\Z", opening.rpartition("Hello")[0], re.DOTALL)
+        openers = {opening_token.group(1)} if opening_token else set()
+        openers.update(re.findall(any_token, self.generation_prompt), re.findall(rf"\A(?:{any_token})", opening))
+        inner = [token for token in self._inner_stop_token(any_token) if token != stop_token and token not in openers]
+        self.stop_tokens = (stop_token, *inner)
+        self._stop = re.compile(rf"\s*(?:{any_of(self.stop_tokens)})")
 
     def _inner_stop_token(self, any_token: str) -> list[str]:
-        """What ends a turn that another follows, where that differs: gpt-oss ends only the last with `<|return|>`."""
+        """The token after a turn that another follows: what ends it, or opens the next where nothing ends it."""
         answer = _sentinels([], 1)[0]
         roles = ("user", "assistant", "user", "assistant")
         messages = [Message(role, answer if index == 1 else "Hello") for index, role in enumerate(roles)]

@@ -27,6 +27,7 @@ from tunesmith.evaluation.metrics import (
     perplexity,
     perplexity_from_sums,
 )
+from tunesmith.evaluation.rouge import SIGNATURE as ROUGE_SIGNATURE
 from tunesmith.evaluation.rouge import rouge_l_scores
 from tunesmith.models.generation import generate, token_log_likelihood
 from tunesmith.report import Report, Sample, Severity, Table
@@ -238,6 +239,7 @@ def build_report(
     _add_latencies(report, latencies)
     report.add_figure("test_examples", "Test examples", len(items))
     report.add_figure("bleu_signature", "BLEU signature", scores.bleu_signature)
+    report.add_figure("rouge_signature", "ROUGE signature", ROUGE_SIGNATURE)
     report.tables.append(_score_table(scores, base, tuned))
     if latencies:
         report.tables.append(_latency_table(latencies))

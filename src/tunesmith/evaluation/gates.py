@@ -33,7 +33,7 @@ def check_gates(
     for name in (*AT_LEAST, *AT_MOST):
         target = getattr(targets, name)
         if target is not None:
-            _check(report, labels[name], estimates[name].tuned.value, target, at_least=name in AT_LEAST)
+            _check(report, name, labels[name], estimates[name].tuned.value, target)
     for name, (label, value) in _costs(latency).items():
         target = getattr(targets, name)
         if target is not None:
@@ -42,10 +42,11 @@ def check_gates(
         _check_better(report, labels[name], estimates[name])
 
 
-def _check(report: Report, label: str, value: float, target: float, *, at_least: bool) -> None:
+def _check(report: Report, name: str, label: str, value: float, target: float) -> None:
+    """Adds the finding of one target; `name` is its key in the recipe, `label` what a reader calls it."""
     # Written so that a figure that is not a number misses its target.
-    met = value >= target if at_least else value <= target
-    side = "at least" if at_least else "at most"
+    met = value >= target if name in AT_LEAST else value <= target
+    side = "at least" if name in AT_LEAST else "at most"
     if met:
         report.add_finding(Severity.NOTE, "target-met", f"{label} is {value:.4g}; the target is {side} {target:g}")
         return
@@ -53,7 +54,7 @@ def _check(report: Report, label: str, value: float, target: float, *, at_least:
         Severity.ERROR,
         "target-missed",
         f"{label} is {value:.4g}; the target is {side} {target:g}",
-        remedy=_QUALITY_REMEDY if at_least or label == "Perplexity" else _COST_REMEDY,
+        remedy=_QUALITY_REMEDY if name in (*AT_LEAST, *AT_MOST) else _COST_REMEDY,
     )
 
 
@@ -67,7 +68,7 @@ def _costs(latency: Latency | None) -> dict[str, tuple[str, float | None]]:
 
 def _check_cost(report: Report, name: str, label: str, value: float | None, target: float) -> None:
     if value is not None:
-        _check(report, label, value, target, at_least=False)
+        _check(report, name, label, value, target)
         return
     report.add_finding(
         Severity.ERROR,

@@ -126,12 +126,23 @@ def run_process(request: str, *, on_done: Callable[[], None]) -> dict[str, Any]:
         EvaluationError: the process failed, with what it said last.
     """
     command = [sys.executable, "-m", "tunesmith.evaluation.latency"]
-    # Without this, `-m` would import modules that lie in the folder where the user happens to be (Python >= 3.11).
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ}
+    if paths := environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] = os.pathsep.join(
+            str(Path(path).absolute()) for path in paths.split(os.pathsep) if path
+        )
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+        # `-m` imports modules that lie in the current folder; so that is an empty one, not the user's.
+        tempfile.TemporaryDirectory(prefix="tunesmith-") as empty,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=empty,
+            env=environment,
+            encoding="utf-8",
         ) as process,
     ):
         try:

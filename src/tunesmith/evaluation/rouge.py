@@ -9,14 +9,20 @@ from collections.abc import Hashable, Sequence
 from tunesmith.errors import EvaluationError
 from tunesmith.evaluation.tokens import comparison_tokens
 
+BETA = 1.2
+"""Weight of recall over precision, as in the E2E and COCO evaluations."""
 
-def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = 1.2) -> float:
+SIGNATURE = f"ROUGE-L|beta:{BETA:g}|case:lc|punctuation:no|tok:words, characters in scripts without spaces|stem:no"
+"""What is computed, in the manner of sacreBLEU's signatures."""
+
+
+def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = BETA) -> float:
     """Mean over examples of the best F-measure against any reference.
 
     Args:
         answers: one generated text an example; an empty answer counts, and scores 0.
         references: the accepted texts of each example, at least one.
-        beta: weight of recall over precision; 1.2 as in the E2E and COCO evaluations.
+        beta: weight of recall over precision.
 
     Returns:
         A share in [0, 1].
@@ -30,7 +36,7 @@ def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]], *, beta
     return sum(scores) / len(scores)
 
 
-def rouge_l_scores(answers: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = 1.2) -> list[float]:
+def rouge_l_scores(answers: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = BETA) -> list[float]:
     """The best F-measure of each example; see `rouge_l`.
 
     Raises:

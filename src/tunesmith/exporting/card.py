@@ -13,9 +13,9 @@ from typing import Any, Literal
 import yaml
 
 from tunesmith._version import __version__
-from tunesmith.adapters.contract import Contract, portable_name
+from tunesmith.adapters.contract import Contract
 from tunesmith.config import HubDataset, Recipe
-from tunesmith.models.catalog import CATALOG
+from tunesmith.models.catalog import CATALOG, hub_id_of, portable_name
 from tunesmith.report import Figure, Report, Table
 
 Kind = Literal["adapter", "merged"]
@@ -23,13 +23,8 @@ Kind = Literal["adapter", "merged"]
 STAGES = {"check": "Data", "train": "Training", "evaluate": "Evaluation", "export": "Export"}
 """Stages whose figures and tables the card shows, with their headings."""
 
-HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""Hub ids of the catalog's models."""
-
 LONGEST_TABLE = 20
 """Rows; longer tables belong to the report."""
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(recipe: Recipe, reports: Mapping[str, Report], *, kind: Kind, contract: Contract | None = None) -> str:
@@ -53,21 +48,6 @@ def model_card(recipe: Recipe, reports: Mapping[str, Report], *, kind: Kind, con
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def base_model_id(recipe: Recipe) -> str | None:
-    """The base model's id on the hub, or None for a folder or a file."""
-    name = recipe.model.name
-    if name in HUB_IDS:
-        return HUB_IDS[name]
-    # A relative folder looks like a hub id too, and goes before one, as in `resolve_model`.
-    is_id = (
-        _HUB_ID.fullmatch(name)
-        and not name.startswith(".")
-        and not Path(name).exists()
-        and Path(name).suffix != ".gguf"
-    )
-    return name if is_id else None
-
-
 def escape(text: object) -> str:
     """`text` as one cell of a Markdown table: no line ends, no bars, no markup, no HTML."""
     flat = " ".join(str(text).split())
@@ -77,7 +57,7 @@ def escape(text: object) -> str:
 
 def _front_matter(recipe: Recipe, kind: Kind) -> str:
     values: dict[str, Any] = {}
-    if (base := base_model_id(recipe)) is not None:
+    if (base := hub_id_of(recipe.model.name)) is not None:
         values["base_model"] = base
         values["base_model_relation"] = "adapter" if kind == "adapter" else "finetune"
     if (entry := CATALOG.get(recipe.model.name)) is not None:
@@ -92,7 +72,7 @@ def _front_matter(recipe: Recipe, kind: Kind) -> str:
 
 
 def _introduction(recipe: Recipe, kind: Kind) -> list[str]:
-    base = base_model_id(recipe) or portable_name(recipe.model.name)
+    base = hub_id_of(recipe.model.name) or portable_name(recipe.model.name)
     if kind == "adapter":
         what = f"A LoRA adapter for {escape(base)}, in PEFT's format."
         title = f"# LoRA adapter for {escape(base)}"
@@ -143,10 +123,14 @@ def _table(columns: tuple[str, ...], rows: tuple[tuple[object, ...], ...]) -> st
 
 def _settings(recipe: Recipe) -> list[str]:
     """What the recipe sets, without the defaults that say nothing, and without the data's paths."""
-    adapter = {k: v for k, v in recipe.adapter.model_dump().items() if v not in (None, {}, [], False)}
-    train = {k: v for k, v in recipe.train.model_dump().items() if v not in (None, {}, [], False)}
-    rows = tuple((key, value) for key, value in {**adapter, **train}.items() if key not in _UNTOLD)
+    settings = {**recipe.adapter.model_dump(), **recipe.train.model_dump()}
+    rows = tuple((key, value) for key, value in settings.items() if key not in _UNTOLD and not _says_nothing(value))
     return ["## Training settings", _table(("setting", "value"), rows)]
+
+
+def _says_nothing(value: object) -> bool:
+    """Whether a setting is off. A number never is: a seed of 0 is a seed."""
+    return value is None or value is False or value == {} or value == []
 
 
 _UNTOLD = ("megatron_core", "qalora_group_size", "report_to", "logging_steps", "save_steps", "save_total_limit")
@@ -165,7 +149,7 @@ def _contract(contract: Contract) -> list[str]:
 
 
 def _loading(recipe: Recipe, kind: Kind, contract: Contract | None) -> list[str]:
-    base = base_model_id(recipe) or "path/to/the/base/model"
+    base = hub_id_of(recipe.model.name) or "path/to/the/base/model"
     if kind == "adapter":
         imports = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer"
         load = (

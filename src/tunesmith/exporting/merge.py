@@ -25,10 +25,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tunesmith.adapters.contract import CONTRACT_FILE, Contract, check_contract, read_contract
-from tunesmith.adapters.files import load_adapter, replaced_folder
+from tunesmith.adapters.files import load_adapter, replaced_own_folder
 from tunesmith.adapters.methods import merge_obstacle
 from tunesmith.errors import AdapterError, DiskError, ExportError
 from tunesmith.models.backend import Precision
+from tunesmith.models.cache import growth_shown
 from tunesmith.models.loading import (
     TOKENIZER_FILES,
     first_line,
@@ -45,6 +46,8 @@ README = "README.md"
 
 SPARE_BYTES = 64 * 10**6
 """Room for the tokenizer, the config and the card beside the weights."""
+
+_MEGABYTE = 10**6
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,13 @@ def merge_adapter(
     tokenizer = load_tokenizer(tokenizer_folder)
     if hasattr(merged.config, "quantization_config"):
         del merged.config.quantization_config
-    with _export_errors(), replaced_folder(out_folder, known_by="config.json") as beside:
-        with task("Writing the merged model"), quiet_transformers():
+    with _export_errors(), replaced_own_folder(out_folder, known_by="config.json") as beside:
+        total = _weights_bytes(merged) // _MEGABYTE
+        with (
+            task("Writing the merged model", total=total or None, unit="MB") as watched,
+            growth_shown(watched, beside),
+            quiet_transformers(),
+        ):
             merged.save_pretrained(beside, max_shard_size=max_shard_size)
             tokenizer.save_pretrained(beside)
         _set_stop_tokens(beside, contract)
@@ -267,7 +275,7 @@ def _separate_layers(model: PreTrainedModel) -> None:
 
 
 def _check_room(model: PreTrainedModel, out_folder: Path) -> None:
-    needed = sum(p.numel() * p.element_size() for p in model.parameters()) + SPARE_BYTES
+    needed = _weights_bytes(model) + SPARE_BYTES
     folder = next(parent for parent in (out_folder, *out_folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -276,6 +284,10 @@ def _check_room(model: PreTrainedModel, out_folder: Path) -> None:
             place=str(out_folder),
             remedy="free some space, or put the run elsewhere with --run FOLDER",
         )
+
+
+def _weights_bytes(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 @contextmanager

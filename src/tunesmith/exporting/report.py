@@ -21,10 +21,12 @@ class ParityCheck:
     Args:
         parity: adapter against merged model.
         effect_kl: mean KL divergence, in nats, of the base model from the adapter on the same tokens.
+        prompts: what was asked, as "test prompts".
     """
 
     parity: Parity
     effect_kl: float
+    prompts: str
 
     def failures(self, bound: ParityBound) -> list[str]:
         """One line for each part that is not kept."""
@@ -34,7 +36,12 @@ class ParityCheck:
 
 
 def build_report(
-    adapter_folder: Path, merged: MergeResult | None, check: ParityCheck | None, *, precision: str
+    adapter_folder: Path,
+    merged: MergeResult | None,
+    check: ParityCheck | None,
+    *,
+    precision: str,
+    passed_folder: Path | None = None,
 ) -> Report:
     """The report of what was written, and whether adapter and merged model agree.
 
@@ -43,11 +50,14 @@ def build_report(
         merged: what the merge wrote, None where the recipe wants none.
         check: adapter against merged model, None without a merge.
         precision: fp32, bf16 or fp16; decides the bound.
+        passed_folder: where the merged model goes if it agrees; otherwise it stays where it was written.
     """
     report = Report("export", "Export")
     report.add_figure("adapter_folder", "Adapter", str(adapter_folder))
     if merged is not None:
-        report.add_figure("merged_folder", "Merged model", str(merged.folder))
+        agrees = check is not None and not check.failures(bound_for(precision))
+        folder = passed_folder if agrees and passed_folder is not None else merged.folder
+        report.add_figure("merged_folder", "Merged model", str(folder))
         report.add_figure("merged_size_gb", "Size of the merged model", round(merged.total_bytes / 1e9, 3), "GB")
         report.add_figure("modules_merged", "Modules merged", merged.modules_merged)
     if check is not None:
@@ -84,12 +94,12 @@ def _add_parity(report: Report, check: ParityCheck, precision: str) -> None:
             "the merged model does not answer as the adapter does: " + "; ".join(failures),
             evidence=()
             if parity.first_difference is None
-            else (f"first at held-out prompt {parity.first_difference + 1}",),
-            remedy="use the adapter on its base; or train and merge with model.precision: fp32",
+            else (f"first at number {parity.first_difference + 1} of the {check.prompts}",),
+            remedy="the merged model was left in export/unverified; use the adapter on its base; or train and merge with model.precision: fp32",
         )
     else:
         report.add_finding(
             Severity.NOTE,
             "parity-passed",
-            f"adapter and merged model agree on {parity.prompts} held-out prompts within the bound of {precision}",
+            f"adapter and merged model agree on {parity.prompts} {check.prompts} within the bound of {precision}",
         )

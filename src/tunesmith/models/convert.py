@@ -22,8 +22,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError, disk_errors
-from tunesmith.models.backend import release_memory
-from tunesmith.models.loading import first_line, quiet_transformers
+from tunesmith.models.backend import is_out_of_memory, release_memory
+from tunesmith.models.loading import first_line, memory_errors, quiet_transformers
 from tunesmith.progress import task
 
 DIGIT_SPLITTING_PRE_TOKENIZERS = frozenset(
@@ -57,10 +57,11 @@ def convert_gguf(gguf_file: Path, folder: Path) -> None:
 
     Raises:
         ModelError: the file is no GGUF, is cut short, is a part of a split model, or holds a model that transformers
-            cannot read as a causal language model.
+            cannot read as a causal language model, or memory does not suffice.
         DiskError: the folder cannot be written.
     """
-    with task(f"Converting {gguf_file.name}", total=4, unit="steps") as watched, _quiet():
+    lack = memory_errors("convert the model", place=str(gguf_file))
+    with task(f"Converting {gguf_file.name}", total=4, unit="steps") as watched, _quiet(), lack:
         header = read_header(gguf_file)
         watched.advance(note="tokenizer")
         with _alone(gguf_file) as (source, name), _explained(gguf_file, header):
@@ -86,9 +87,9 @@ def _explained(gguf_file: Path, header: GgufHeader) -> Iterator[None]:
     """Names the file where an unknown architecture or odd metadata makes transformers raise, whatever it raises."""
     try:
         yield
-    except MemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"transformers {transformers.__version__} cannot read this GGUF model "
             f"(architecture '{header.architecture}'): {first_line(error)}",

@@ -19,11 +19,12 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from tunesmith.errors import ModelError
+from tunesmith.models.halving import in_halves
 from tunesmith.models.loading import context_length
 from tunesmith.progress import task
 
 IGNORED_LABEL = -100
-"""Label of a token that is not scored; the value PyTorch's cross-entropy skips by default."""
+"""Label of a token that is not scored; PyTorch's default. The same as in `data.records`, which is not imported here."""
 
 LOGITS_AT_ONCE = 2**27
 """Most logits that scoring holds together: 256 MB in bfloat16. Batches are made smaller to keep to it."""
@@ -78,8 +79,12 @@ def generate(
     with task(what, total=len(prompts), unit="answers") as progress, evaluation_mode(model), _neutral_settings(model):
         started, tokens = time.monotonic(), 0
         for indices in _batches([len(prompt) for prompt in prompts], batch_size):
-            batch = _generate_batch(
-                model, [prompts[i] for i in indices], [limits[i] for i in indices], stop_token_ids, pad_token_id
+            batch = in_halves(
+                lambda some: _generate_batch(
+                    model, [prompts[i] for i in some], [limits[i] for i in some], stop_token_ids, pad_token_id
+                ),
+                indices,
+                what="answering",
             )
             answers.update(zip(indices, batch, strict=True))
             tokens += sum(len(answer.token_ids) + answer.finished for answer in batch)
@@ -155,7 +160,9 @@ def token_log_likelihood(
         for indices in _batches(
             [len(input_ids) for input_ids, _ in examples], batch_size, LOGITS_AT_ONCE // vocabulary
         ):
-            batch = _score_batch(model, [examples[i] for i in indices], pad_token_id)
+            batch = in_halves(
+                lambda some: _score_batch(model, [examples[i] for i in some], pad_token_id), indices, what="scoring"
+            )
             scores.update(zip(indices, batch, strict=True))
             progress.advance(len(indices))
     return [scores[i] for i in range(len(examples))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging as python_logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,8 +21,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,7 +34,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import ModelError, UnsafeWeightsError
-from tunesmith.models.backend import Precision, attention_implementation, release_memory, torch_dtype
+from tunesmith.models.backend import (
+    Precision,
+    attention_implementation,
+    is_out_of_memory,
+    release_memory,
+    torch_dtype,
+)
 from tunesmith.progress import task
 
 SINGLE_FILE = "model.safetensors"
@@ -41,6 +51,11 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 """Any one of these makes a tokenizer."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+_DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-.*")
+"""Files of a distributed checkpoint; transformers loads them in place of model.safetensors."""
 
 _BLOCK_BYTES = 1 << 22
 _MEGABYTE = 10**6
@@ -77,11 +92,13 @@ def load_model(folder: Path, *, precision: Precision, device: torch.device) -> P
 
     Raises:
         UnsafeWeightsError: there are only pickled weights.
-        ModelError: the folder is no causal language model that can be read here, or weights are missing or broken.
+        ModelError: the folder is no causal language model that can be read here, weights are missing or broken, or
+            memory does not suffice.
     """
     config = read_config(folder)
     check_weights_safe(folder)
-    with task(f"Loading {folder.name}"), quiet_transformers():
+    read_generation_config(folder)  # transformers would take a broken one for none
+    with task(f"Loading {folder.name}"), quiet_transformers(), memory_errors("load the model", place=str(folder)):
         try:
             auto_class: Any = AutoModelForCausalLM
             model, loaded = auto_class.from_pretrained(
@@ -94,9 +111,9 @@ def load_model(folder: Path, *, precision: Precision, device: torch.device) -> P
                 output_loading_info=True,
             )
         except Exception as error:  # whatever config and weights that do not fit make transformers raise
-            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            if is_out_of_memory(error):
                 raise
-            raise ModelError(f"the model cannot be loaded: {first_line(error)}", place=str(folder)) from error
+            raise ModelError(f"the model cannot be loaded: {one_line(error)}", place=str(folder)) from error
         missing = sorted(loaded["missing_keys"])
         if missing:
             shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -110,6 +127,67 @@ def load_model(folder: Path, *, precision: Precision, device: torch.device) -> P
     return placed
 
 
+@contextmanager
+def memory_errors(what: str, *, place: str) -> Iterator[None]:
+    """Turns a lack of memory within the block into a `ModelError`.
+
+    Args:
+        what: what there was not enough memory for, as "load the model".
+        place: the model's folder or file.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"there is not enough memory to {what}",
+            place=place,
+            remedy="end other programs, set model.precision: bf16, or choose a smaller model",
+        ) from error
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """transformers' config of a model folder.
+
+    Raises:
+        ModelError: as `read_config`, or a value in it is of the wrong kind.
+    """
+    read_config(folder)
+    try:
+        with quiet_transformers():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # whatever values that do not fit make transformers raise
+        raise ModelError(
+            f"cannot be used: {one_line(error)}", place=str(folder / "config.json"), remedy="fetch it again"
+        ) from error
+    return config
+
+
+def read_generation_config(folder: Path) -> GenerationConfig | None:
+    """The generation settings of a model folder, or None where it has none.
+
+    Raises:
+        ModelError: they cannot be read, or their `eos_token_id` is no token id.
+    """
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return None
+    try:
+        with quiet_transformers():
+            settings: GenerationConfig = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        ends = settings.eos_token_id
+        if not all(type(end) is int for end in (ends if isinstance(ends, list) else [] if ends is None else [ends])):
+            raise ValueError(f"eos_token_id is {ends!r}")
+    except Exception as error:  # as above
+        raise ModelError(
+            f"cannot be read: {one_line(error)}", place=str(file), remedy="fetch it again, or remove it"
+        ) from error
+    return settings
+
+
 def _model_class(model_type: str) -> type:
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]]
     model_class: type = found[0] if isinstance(found, tuple) else found
@@ -120,7 +198,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The values of config.json, checked to describe a causal language model that this transformers knows.
 
     Raises:
-        ModelError: it is missing or unreadable, asks for code of its own, or is of another kind of model.
+        ModelError: it is missing or unreadable, asks for code of its own, is of another kind of model, or an adapter
+            lies beside it.
+        UnsafeWeightsError: it leads to code or to weights elsewhere.
     """
     file = folder / "config.json"
     try:
@@ -159,11 +239,24 @@ def read_config(folder: Path) -> dict[str, Any]:
             place=str(file),
             remedy="remove that key from config.json",
         )
+    if (weights := _value_of(config, "transformers_weights")) is not None:
+        raise UnsafeWeightsError(
+            f"the config names a file of its own for the weights ({weights!r:.80}), which could be a pickle",
+            place=str(file),
+            remedy=f"remove transformers_weights from config.json; weights belong in {SINGLE_FILE} or {INDEX_FILE}",
+        )
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"the model folder also holds an adapter ({ADAPTER_CONFIG}), which transformers would put on the model "
+            "without a word",
+            place=str(folder),
+            remedy="keep the adapter's files in a folder of their own; to train on from the adapter, merge it first",
+        )
     return config
 
 
 def _other_kind(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return "this is an adapter; give the folder of its base model"
     if (folder / "recipe.yaml").is_file():
         return f"this is a run; its merged model is in {folder / 'export' / 'merged'}"
@@ -185,6 +278,17 @@ def _foreign_kernel(config: Any) -> str | None:
     return None
 
 
+def _value_of(config: Any, key: str) -> Any:
+    """The first value other than None of `key` in a config, at any depth."""
+    if isinstance(config, dict):
+        if config.get(key) is not None:
+            return config[key]
+        config = list(config.values())
+    if isinstance(config, list):
+        return next((found for value in config if (found := _value_of(value, key)) is not None), None)
+    return None
+
+
 def check_weights_safe(folder: Path) -> None:
     """Checks that the weights are whole safetensors files within the folder; reads only their headers.
 
@@ -201,14 +305,21 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         UnsafeWeightsError: the only weights are pickles.
-        ModelError: there are none, a shard is missing, or the index points outside the folder.
+        ModelError: there are none, a shard is missing, the index points outside the folder, or there is a distributed
+            checkpoint, which transformers would load instead.
     """
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if distributed := [name for name in names if _DISTRIBUTED_SHARD.fullmatch(name)]:
+        raise ModelError(
+            f"the model folder holds a distributed checkpoint ('{distributed[0]}'), which cannot be checked",
+            place=str(folder),
+            remedy=f"write the weights as {SINGLE_FILE} (transformers' save_pretrained), and remove the shard-* files",
+        )
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
     if (folder / INDEX_FILE).is_file():
         return _shards(folder)
-    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    refuse_pickles(others, place=str(folder))
+    refuse_pickles(names, place=str(folder))
     raise ModelError(
         f"the model folder has no weights (looked for {SINGLE_FILE} and {INDEX_FILE})",
         place=str(folder),
@@ -311,6 +422,11 @@ def parameter_count(model: torch.nn.Module) -> int:
 def first_line(error: Exception) -> str:
     """The first line of an error's text, for a message of one sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def one_line(error: Exception) -> str:
+    """An error's whole text on one line, at most 300 characters of it."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(".")
 
 
 @contextmanager

@@ -12,22 +12,23 @@ LEFT, RIGHT = "⟦", "⟧"
 """Marks around trained tokens where there is no colour."""
 
 
-def print_example(place: str, pieces: Sequence[tuple[str, bool]], console: Console | None = None) -> None:
+def print_example(place: str, pieces: Sequence[tuple[str, bool, int]], console: Console | None = None) -> None:
     """Prints the example's text.
 
     Args:
         place: where it comes from.
-        pieces: the text of each token, and whether it is trained on.
+        pieces: parts of the text, whether each is trained on, and how many tokens it is.
         console: where to print; standard output by default.
     """
     console = console or Console(highlight=False)
-    trained = sum(is_trained for _, is_trained in pieces)
-    console.print(Text(f"── {place} · {len(pieces)} tokens, {trained} of them trained on (", style="dim"), end="")
+    total = sum(tokens for _, _, tokens in pieces)
+    trained = sum(tokens for _, is_trained, tokens in pieces if is_trained)
+    console.print(Text(f"── {place} · {total} tokens, {trained} of them trained on (", style="dim"), end="")
     console.print(Text("these", style=TRAINED_STYLE) if console.color_system else Text(f"{LEFT}these{RIGHT}"), end="")
     console.print(Text(") ──", style="dim"))
     shown = Text()
     was_trained = False
-    for text, is_trained in [*pieces, ("", False)]:
+    for text, is_trained, _ in [*pieces, ("", False, 0)]:
         if not console.color_system and is_trained != was_trained:
             shown.append(LEFT if is_trained else RIGHT)
         shown.append(visible(text), style=TRAINED_STYLE if is_trained else "")

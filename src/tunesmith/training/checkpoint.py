@@ -1,6 +1,7 @@
 """Checkpoints: what a run needs to go on, in safetensors and JSON only.
 
-A checkpoint is written beside, synced, and renamed into place; its manifest holds the size and SHA-256 of each file.
+A checkpoint is written beside, synced, and renamed into place; its manifest, written last, holds the size and SHA-256
+of each file.
 The order of the data, dropout and the learning rate are functions of (seed, step), so the step number stands for them.
 
 checkpoints/step-00000500/{adapter.safetensors, optimizer.safetensors, state.json, manifest.json}
@@ -11,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 
+from tunesmith.durable import replaced_folder, write_bytes
 from tunesmith.errors import TrainError, disk_errors
 
 MANIFEST = "manifest.json"
@@ -42,6 +44,13 @@ class TrainState:
         best_loss: that loss, in nats a token.
         evaluations_without_gain: validations since then, for early stopping.
         stopped_early: early stopping has ended the run.
+        micro_batch_size: examples of one forward pass; less than the recipe's after memory ran out.
+        gradient_checkpointing: whether activations are recomputed; also turned on after memory ran out.
+        not_finite_in_a_row: steps since the last finite loss.
+        learning_rate_scale: factor on the schedule, below 1 after `on_unhealthy: adjust` lowered it.
+        more_warmup: steps that `on_unhealthy: adjust` added to the warmup.
+        window: sums since the last log line.
+        health: what `Health` remembers.
         scaler: the gradient scaler's numbers (fp16), else empty.
         fingerprint: what must be the same to go on: digests of data, template, base model and machine type.
     """
@@ -53,6 +62,13 @@ class TrainState:
     best_loss: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    micro_batch_size: int = 1
+    gradient_checkpointing: bool = False
+    not_finite_in_a_row: int = 0
+    learning_rate_scale: float = 1.0
+    more_warmup: int = 0
+    window: dict[str, float] = field(default_factory=dict)
+    health: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
 
@@ -95,23 +111,18 @@ class CheckpointStore:
             DiskError: it cannot be written; the checkpoints that were there stay.
         """
         final = self._folder / f"step-{state.step:08d}"
-        beside = self._folder / f".writing-{final.name}"
-        with disk_errors(self._folder):
-            shutil.rmtree(beside, ignore_errors=True)
-            try:
-                beside.mkdir(parents=True)
-                save_file({name: _on_cpu(value) for name, value in adapter.items()}, beside / ADAPTER)
-                save_file({name: _on_cpu(value) for name, value in optimizer.items()}, beside / OPTIMIZER)
-                (beside / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n", encoding="utf-8")
-                files = {path.name: _describe(path) for path in sorted(beside.iterdir())}
-                (beside / MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
-                for path in [*beside.iterdir(), beside]:
-                    _sync(path)
-                shutil.rmtree(final, ignore_errors=True)
-                beside.rename(final)
-                _sync(self._folder)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+        if final.is_dir() and _problem(final) is None:  # The step that a resumed run began with.
+            return final
+        with disk_errors(self._folder), replaced_folder(final) as beside:
+            files = {
+                ADAPTER: serialize({name: _on_cpu(value) for name, value in adapter.items()}),
+                OPTIMIZER: serialize({name: _on_cpu(value) for name, value in optimizer.items()}),
+                STATE: (json.dumps(dataclasses.asdict(state), indent=2) + "\n").encode(),
+            }
+            for name, content in files.items():
+                write_bytes(beside / name, content)
+            manifest = {name: _describe(content) for name, content in files.items()}
+            write_bytes(beside / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         self._rotate(state)
         return final
 
@@ -163,7 +174,7 @@ def _problem(folder: Path) -> str | None:
         if not {ADAPTER, OPTIMIZER, STATE} <= manifest.keys():
             return "its manifest is not whole"
         for name in (ADAPTER, OPTIMIZER, STATE):
-            if _describe(folder / name) != manifest[name]:
+            if _describe((folder / name).read_bytes()) != manifest[name]:
                 return f"{name} is damaged"
         TrainState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
     except FileNotFoundError as error:
@@ -173,21 +184,9 @@ def _problem(folder: Path) -> str | None:
     return None
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+def _describe(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _on_cpu(value: torch.Tensor) -> torch.Tensor:
     return value.detach().to("cpu").contiguous()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

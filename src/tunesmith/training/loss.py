@@ -6,15 +6,11 @@ biases accumulation.
 Shapes: B examples, T tokens, K positions kept, N target tokens, V vocabulary.
 """
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
 from tunesmith.data.batching import Batch
 from tunesmith.data.records import IGNORED_LABEL
-from tunesmith.errors import TrainError
 
 
 def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -38,20 +34,3 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         logits_BKV[is_target_BK].float(), targets_BK[is_target_BK], reduction="sum"
     )
     return loss
-
-
-def require_finite(mean_loss: float, step: int, batches: Sequence[Batch]) -> None:
-    """Ends the run when the loss of a step is not a number.
-
-    Raises:
-        TrainError: naming the examples of the step.
-    """
-    if math.isfinite(mean_loss):
-        return
-    places = [str(place) for batch in batches for place in batch.places]
-    raise TrainError(
-        f"the loss of step {step + 1} is {mean_loss}; its examples: {', '.join(places[:8])}"
-        + (f" and {len(places) - 8} more" if len(places) > 8 else ""),
-        remedy="lower train.learning_rate, lengthen the warmup, or use model.precision bf16 or fp32; "
-        "the last checkpoint is kept",
-    )

@@ -7,42 +7,44 @@ from accelerate import Accelerator
 from tunesmith.config import TrainSection
 from tunesmith.errors import TrainError
 from tunesmith.runs import Run
+from tunesmith.training.health import StepFigures
 
 GIGABYTE = 1e9
 
 
 class Window:
-    """Steps since the last log line."""
+    """Steps since the last log line.
 
-    def __init__(self) -> None:
-        self._loss_sum = 0.0
-        self._targets = 0.0
-        self._tokens = 0
-        self._seconds = 0.0
-        self._last: dict[str, float] = {}
+    Args:
+        sums: where the sums are kept, so that they are saved with the run's state and go on after a resume.
+    """
 
-    def add(
-        self,
-        mean_loss: float,
-        targets: float,
-        tokens: int,
-        seconds: float,
-        learning_rate: float,
-        grad_norm: float,
-        memory_bytes: int,
-    ) -> None:
-        """Counts one step: its loss in nats a target token, its tokens and its seconds."""
-        self._loss_sum += mean_loss * targets
-        self._targets += targets
-        self._tokens += tokens
-        self._seconds += seconds
-        self._last = {"learning_rate": learning_rate, "grad_norm": grad_norm, "memory_gb": memory_bytes / GIGABYTE}
+    def __init__(self, sums: dict[str, float]) -> None:
+        self._sums = sums
+        if not sums:
+            self._clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step was added since the last log line."""
+        return self._sums["targets"] == 0
+
+    def add(self, figures: StepFigures, *, targets: int) -> None:
+        """Counts one step of `targets` trained tokens."""
+        self._sums["loss"] += figures.loss * targets
+        self._sums["targets"] += targets
+        self._sums["tokens"] += figures.tokens
+        self._sums["seconds"] += figures.seconds
+        self._sums["learning_rate"] = figures.learning_rate
+        self._sums["grad_norm"] = figures.grad_norm
+        self._sums["memory_gb"] = figures.memory_bytes / GIGABYTE
 
     def _figures(self) -> dict[str, float]:
+        sums = self._sums
         return {
-            "loss": self._loss_sum / self._targets,
-            **self._last,
-            "tokens_per_second": self._tokens / max(self._seconds, 1e-9),
+            "loss": sums["loss"] / max(sums["targets"], 1),
+            **{key: sums[key] for key in ("learning_rate", "grad_norm", "memory_gb")},
+            "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),
         }
 
     def note(self) -> str:
@@ -56,9 +58,12 @@ class Window:
     def take(self) -> dict[str, float]:
         """The figures for the log; the window starts anew."""
         figures = self._figures()
-        self._loss_sum = self._targets = self._seconds = 0.0
-        self._tokens = 0
+        self._clear()
         return figures
+
+    def _clear(self) -> None:
+        keys = ("loss", "targets", "tokens", "seconds", "learning_rate", "grad_norm", "memory_gb")
+        self._sums.update(dict.fromkeys(keys, 0.0))
 
 
 class Trackers:

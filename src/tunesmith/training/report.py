@@ -8,6 +8,7 @@ from tunesmith.report import Report, Series, Severity, Table
 from tunesmith.training.trainer import TrainResult
 
 SHOWN = 3
+MOST_EVENTS = 10
 
 
 def build_report(
@@ -52,6 +53,8 @@ def build_report(
     _add_losses(report, metrics, result)
     report.tables.append(adapter_table)
     _add_findings(report, result, section)
+    _add_events(report, metrics)
+    report.findings += result.health
     _add_curves(report, metrics)
     return report
 
@@ -107,6 +110,20 @@ def _add_findings(report: Report, result: TrainResult, section: TrainSection) ->
             "best-adapter",
             f"the adapter is that of step {result.adapter_step}, where the validation loss was lowest "
             f"({state.best_loss:.4f}), not the last of step {state.step}",
+        )
+
+
+def _add_events(report: Report, metrics: Sequence[dict[str, Any]]) -> None:
+    """What the run met and mended: memory that ran out, steps left out, adjustments."""
+    events = [f"after step {line['step']}: {line['event']}" for line in metrics if "event" in line]
+    if events:
+        shown = events[:MOST_EVENTS] + ([f"and {len(events) - MOST_EVENTS} more"] if len(events) > MOST_EVENTS else [])
+        report.add_finding(
+            Severity.WARNING,
+            "events",
+            f"{len(events)} things happened on the way that a run should not meet",
+            evidence=tuple(shown),
+            remedy="each names its own; metrics.jsonl holds them all",
         )
 
 

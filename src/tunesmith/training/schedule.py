@@ -21,12 +21,13 @@ def warmup_steps(section: TrainSection, total: int) -> int:
     return math.ceil(asked * total) if asked < 1 else int(asked)
 
 
-def learning_rate_at(step: int, section: TrainSection, total: int) -> float:
+def learning_rate_at(step: int, section: TrainSection, total: int, *, more_warmup: int = 0) -> float:
     """Learning rate of step `step`, counted from 0, of `total`.
 
     It rises linearly from 0 over the warmup, then falls to 0 at `total` along a line or half a cosine wave, or stays.
+    `more_warmup` steps are added to the recipe's warmup.
     """
-    warmup = warmup_steps(section, total)
+    warmup = warmup_steps(section, total) + more_warmup
     if step < warmup:
         return section.learning_rate * step / warmup
     if section.lr_scheduler_type == "constant":

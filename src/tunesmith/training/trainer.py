@@ -1,15 +1,16 @@
 """The training loop.
 
-One optimizer step: the token losses of all its micro-batches are summed and divided by the step's target tokens, over
-all processes; then clipping, AdamW, and the learning rate of the step. What varies from step to step (order of the
+One optimizer step: the token losses of all its micro-batches are summed and divided by the step's target tokens;
+then clipping, AdamW, and the learning rate of the step. What varies from step to step (order of the
 data, dropout, learning rate) is a function of (seed, step), so a checkpoint holds only tensors and counters.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +22,27 @@ from tunesmith.adapters.methods import regularization_loss
 from tunesmith.config import TrainSection
 from tunesmith.data.batching import Batch, StepPlan, collate
 from tunesmith.data.records import TokenizedExample
-from tunesmith.errors import RunError, StoppedError
-from tunesmith.models.backend import memory_in_use_bytes
+from tunesmith.errors import RunError, StoppedError, TrainError
+from tunesmith.failpoints import passing
+from tunesmith.models.backend import is_out_of_memory, memory_in_use_bytes, release_memory
+from tunesmith.models.halving import in_halves
 from tunesmith.progress import task, track
+from tunesmith.report import Finding
 from tunesmith.runs import Run
 from tunesmith.training import optimizer as optim
+from tunesmith.training.accelerator import make_accelerator, seed_dropout
 from tunesmith.training.checkpoint import CheckpointStore, TrainState
-from tunesmith.training.loss import require_finite, summed_loss
+from tunesmith.training.health import Advice, Health, StepFigures
+from tunesmith.training.loss import summed_loss
 from tunesmith.training.metrics import Trackers, Window
-from tunesmith.training.parallel import make_accelerator, rank_share, seed_dropout, without_targets
-from tunesmith.training.schedule import learning_rate_at, total_steps
+from tunesmith.training.recovery import (
+    adjust,
+    leave_step_out,
+    need_less_memory,
+    not_finite_places,
+    split_micro_batches,
+)
+from tunesmith.training.schedule import learning_rate_at, total_steps, warmup_steps
 from tunesmith.training.signals import StopRequest
 
 
@@ -44,6 +56,7 @@ class TrainResult:
         adapter_step: the step whose weights the model now holds.
         resumed_from: the step this process went on from, 0 for a fresh start.
         set_aside: damaged checkpoints, each with the reason.
+        health: what the health rules found.
     """
 
     state: TrainState
@@ -51,6 +64,7 @@ class TrainResult:
     adapter_step: int
     resumed_from: int
     set_aside: tuple[str, ...]
+    health: tuple[Finding, ...]
 
 
 class Trainer:
@@ -86,34 +100,40 @@ class Trainer:
         self._pad_token_id = pad_token_id
         self._accelerator: Accelerator = make_accelerator(precision, section.report_to, run.folder / "trackers")
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        if section.gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self._model = self._accelerator.prepare_model(model)
         self._optimizer = self._accelerator.prepare_optimizer(optim.make_adamw(self._parameters, section))
         self._plan = StepPlan(
             [len(example.input_ids) for example in train],
             micro_batch_size=section.per_device_train_batch_size,
-            micro_batches=section.gradient_accumulation_steps * self._accelerator.num_processes,
+            micro_batches=section.gradient_accumulation_steps,
             strategy=section.train_sampling_strategy,
             seed=section.seed,
         )
         self._total = total_steps(section, self._plan.steps_per_epoch)
         self._validation_interval = section.eval_steps or self._plan.steps_per_epoch
         self._store = CheckpointStore(run.checkpoints_folder, keep=section.save_total_limit)
-        self._state = TrainState(fingerprint=dict(fingerprint))
+        self._state = TrainState(
+            fingerprint=dict(fingerprint),
+            micro_batch_size=section.per_device_train_batch_size,
+            gradient_checkpointing=section.gradient_checkpointing,
+        )
+        self._health = Health(section, total_steps=self._total, warmup=warmup_steps(section, self._total))
 
     def train(self) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the end.
 
         Raises:
             StoppedError: a signal asked for it; a checkpoint was written and the same command goes on.
-            TrainError: the loss is not finite, or a tracker's package fails.
+            TrainError: the loss stays without a finite value, memory does not suffice for one example, the run is
+                unhealthy and `on_unhealthy` says stop, or a tracker fails.
             RunError: the newest checkpoint is of other data or another model.
             DiskError: metrics or a checkpoint cannot be written.
         """
         resumed_from = self._resume()
+        if self._state.gradient_checkpointing:
+            self._checkpoint_activations()
         trackers = Trackers(self._accelerator, self._section, self._run)
-        window = Window()
+        window = Window(self._state.window)
         if self._state.step == 0:
             trackers.log({"step": 0, **self._validate()})
         with StopRequest() as stop, task("Training", self._total, "steps") as progress:
@@ -123,62 +143,112 @@ class Trainer:
                 progress.advance(1, window.note())
                 improved = self._is_due(self._validation_interval) and self._judge(trackers)
                 if self._is_due(self._section.logging_steps):
+                    self._heed(self._health.observe_adapter(self._state.step, self._parameters))
+                if self._is_due(self._section.logging_steps) and not window.is_empty:
                     trackers.log({"step": self._state.step, "epoch": self._epoch, **window.take()})
                 if improved or self._is_due(self._section.save_steps) or self._state.stopped_early or stop.requested:
                     self._save()
-                if stop.requested and self._state.step < self._total:
+                if stop.requested:
                     trackers.close()
                     raise self._stopped()
         trackers.close()
-        return TrainResult(self._state, self._total, self._take_best(), resumed_from, tuple(self._store.set_aside))
+        return TrainResult(
+            self._state,
+            self._total,
+            self._take_best(),
+            resumed_from,
+            tuple(self._store.set_aside),
+            tuple(self._health.findings()),
+        )
 
     def _train_step(self, window: Window) -> None:
-        """One optimizer step, counted in the state when it is done."""
+        """One optimizer step, counted in the state when it is done; without an update if its loss is no number."""
         started = time.monotonic()
         step = self._state.step
-        learning_rate = learning_rate_at(step, self._section, self._total)
-        batches = self._my_batches(step)
-        targets, tokens = self._sum_over_processes(
-            [sum(batch.target_count for batch in batches), sum(batch.token_count for batch in batches)]
-        )
+        learning_rate = self._learning_rate_at(step)
         self._model.train()
-        loss_sum = 0.0
-        for number, batch in enumerate(batches):
-            seed_dropout(self._section.seed, step, number, self._accelerator.process_index)
-            is_last = number == len(batches) - 1
-            with nullcontext() if is_last else self._accelerator.no_sync(self._model):
-                # DDP averages gradients over the processes; times their number makes that a sum.
-                loss = summed_loss(self._model, batch) * (self._accelerator.num_processes / targets)
-                self._accelerator.backward(loss + self._regularization(len(batches)))
-            loss_sum += loss.item() / self._accelerator.num_processes
-        (mean_loss,) = self._sum_over_processes([loss_sum])
-        require_finite(mean_loss, step, batches)
-        optim.set_learning_rate(self._optimizer, learning_rate)
+        batches, mean_loss = self._accumulate_with_less_memory(step)
+        tokens = sum(batch.token_count for batch in batches)
         norm = optim.clip(self._accelerator, self._parameters.values(), self._section.max_grad_norm)
-        self._optimizer.step()
+        # A gradient scaler (fp16) looks for infinite gradients itself, lowers its scale and leaves the step out.
+        is_finite = math.isfinite(mean_loss) and (math.isfinite(norm) or self._accelerator.scaler is not None)
+        if is_finite:
+            optim.set_learning_rate(self._optimizer, learning_rate)
+            self._optimizer.step()
+            self._state.not_finite_in_a_row = 0
         self._optimizer.zero_grad()
+        if not is_finite:
+            self._say(leave_step_out(self._state, mean_loss, not_finite_places(self._model, batches)), step + 1)
         seconds = time.monotonic() - started
         self._state.step += 1
-        self._state.tokens += int(tokens)
+        self._state.tokens += tokens
         self._state.seconds += seconds
-        memory = memory_in_use_bytes(self._accelerator.device)
-        window.add(mean_loss, targets, int(tokens), seconds, learning_rate, norm, memory)
+        if is_finite:
+            memory = memory_in_use_bytes(self._accelerator.device)
+            places = tuple(place for batch in batches for place in batch.places)
+            figures = StepFigures(step + 1, mean_loss, norm, learning_rate, tokens, seconds, memory, places)
+            window.add(figures, targets=sum(batch.target_count for batch in batches))
+            self._heed(self._health.observe_step(figures))
 
-    def _regularization(self, parts: int) -> torch.Tensor | float:
-        """The part of one of `parts` micro-batches in the term that some variants add to the loss of a step."""
-        term = regularization_loss(self._accelerator.unwrap_model(self._model))
-        return 0.0 if term is None else term / parts
+    def _accumulate_with_less_memory(self, step: int) -> tuple[list[Batch], float]:
+        """`_accumulate`, tried again with less memory as often as memory runs out."""
+        while True:
+            try:
+                return self._accumulate(step)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: its traceback would keep the failed attempt's tensors alive.
+            self._optimizer.zero_grad()
+            release_memory()
+            change = need_less_memory(self._state, self._checkpoint_activations)
+            self._say(f"memory ran out in step {step + 1}: {change}", step + 1)
 
-    def _my_batches(self, step: int) -> list[Batch]:
-        """This process's micro-batches of the step; every process gets as many, the spare ones without targets."""
-        micro_batches = self._plan.step(step)
-        batches = []
-        for indices, is_spare in rank_share(
-            micro_batches, self._accelerator.process_index, self._accelerator.num_processes
-        ):
-            batch = collate([self._examples[index] for index in indices], self._pad_token_id)
-            batches.append((without_targets(batch) if is_spare else batch).to(self._accelerator.device))
-        return batches
+    def _accumulate(self, step: int) -> tuple[list[Batch], float]:
+        """Computes the gradients of one step; returns its micro-batches and its loss a target token."""
+        indices = split_micro_batches(self._plan.step(step), self._state.micro_batch_size)
+        batches = [self._collate([self._examples[index] for index in part]) for part in indices]
+        targets = sum(batch.target_count for batch in batches)
+        loss_sum = 0.0
+        for number, batch in enumerate(batches):
+            seed_dropout(self._section.seed, step, number)
+            action = passing(f"forward:{step + 1}")
+            loss = summed_loss(self._model, batch) / max(targets, 1)
+            loss = loss * math.nan if action == "nan" else loss
+            term = regularization_loss(self._model)
+            self._accelerator.backward(loss if term is None else loss + term / len(batches))
+            loss_sum += loss.item()
+        return batches, loss_sum
+
+    def _collate(self, examples: Sequence[TokenizedExample]) -> Batch:
+        return collate(examples, self._pad_token_id).to(self._accelerator.device)
+
+    def _learning_rate_at(self, step: int) -> float:
+        rate = learning_rate_at(step, self._section, self._total, more_warmup=self._state.more_warmup)
+        return rate * self._state.learning_rate_scale
+
+    def _heed(self, advices: Sequence[Advice]) -> None:
+        """Says what health found, and acts on it as the recipe's `on_unhealthy` wants."""
+        for advice in advices:
+            self._say(f"{advice.finding.message}. {advice.finding.remedy}")
+            if self._section.on_unhealthy == "stop":
+                self._save()
+                raise TrainError(
+                    advice.finding.message,
+                    place=str(self._run.folder),
+                    remedy=f"{advice.finding.remedy}; a checkpoint of step {self._state.step} was written",
+                )
+            if self._section.on_unhealthy == "adjust" and advice.action is not None:
+                self._say(adjust(self._state, advice.action))
+
+    def _checkpoint_activations(self) -> None:
+        inner: Any = self._accelerator.unwrap_model(self._model)
+        inner.activation_checkpointing_enable({"use_reentrant": False})
+
+    def _say(self, line: str, step: int | None = None) -> None:
+        """A line of its own beside the progress, and in metrics.jsonl; `step` is the one at work, if it is not done."""
+        print(line, file=sys.stderr, flush=True)
+        self._run.append_metrics({"step": self._state.step if step is None else step, "event": line})
 
     def _validate(self) -> dict[str, float]:
         """{"eval_loss": nats a target token}, or nothing where there is no validation set."""
@@ -187,16 +257,18 @@ class Trainer:
         size = self._section.per_device_eval_batch_size
         by_length = sorted(self._validation, key=lambda example: len(example.input_ids))
         chunks = [by_length[at : at + size] for at in range(0, len(by_length), size)]
-        mine = chunks[self._accelerator.process_index :: self._accelerator.num_processes]
         self._model.eval()
         loss_sum, count = 0.0, 0
         with torch.no_grad():
-            for chunk in track(mine, "Validating", len(mine), "batches"):
-                batch = collate(chunk, self._pad_token_id).to(self._accelerator.device)
-                loss_sum += summed_loss(self._model, batch).item()
-                count += batch.target_count
-        loss_sum, targets = self._sum_over_processes([loss_sum, count])
-        return {"eval_loss": loss_sum / targets}
+            for chunk in track(chunks, "Validating", len(chunks), "batches"):
+                losses = in_halves(self._validation_losses, chunk, what="validating")
+                loss_sum += math.fsum(losses)
+                count += sum(example.target_count for example in chunk)
+        return {"eval_loss": loss_sum / max(count, 1)}
+
+    def _validation_losses(self, examples: Sequence[TokenizedExample]) -> list[float]:
+        # The sum stands for all of them: `in_halves` wants one number an example.
+        return [summed_loss(self._model, self._collate(examples)).item(), *[0.0] * (len(examples) - 1)]
 
     def _judge(self, trackers: Trackers) -> bool:
         """Validates; whether this is the best loss so far. Sets `stopped_early` when patience has run out."""
@@ -204,14 +276,15 @@ class Trainer:
         if not figures:
             return False
         trackers.log({"step": self._state.step, "epoch": self._epoch, **figures})
+        self._heed(self._health.observe_validation(self._state.step, figures["eval_loss"]))
         loss, best = figures["eval_loss"], self._state.best_loss
-        improved = best is None or loss < best
-        gained = best is None or loss < best - self._section.early_stopping_threshold
+        improved = math.isfinite(loss) and (best is None or loss < best)
+        gained = improved and (best is None or loss < best - self._section.early_stopping_threshold)
         if improved:
             self._state.best_loss, self._state.best_step = loss, self._state.step
         self._state.evaluations_without_gain = 0 if gained else self._state.evaluations_without_gain + 1
         patience = self._section.early_stopping_patience
-        self._state.stopped_early = patience is not None and self._state.evaluations_without_gain >= patience
+        self._state.stopped_early |= patience is not None and self._state.evaluations_without_gain >= patience
         return improved
 
     def _is_due(self, interval: int) -> bool:
@@ -221,25 +294,35 @@ class Trainer:
     def _epoch(self) -> float:
         return round(self._state.step / self._plan.steps_per_epoch, 4)
 
-    def _sum_over_processes(self, values: Sequence[float]) -> list[float]:
-        if self._accelerator.num_processes == 1:
-            return list(values)
-        summed: Any = self._accelerator.reduce(
-            torch.tensor(values, dtype=torch.float64, device=self._accelerator.device), reduction="sum"
-        )
-        return [float(value) for value in summed]
-
     def _save(self) -> None:
         self._state.scaler = optim.scaler_numbers(self._accelerator)
-        if self._accelerator.is_main_process:
-            self._store.save(self._state, self._parameters, optim.optimizer_tensors(self._optimizer, self._parameters))
-        self._accelerator.wait_for_everyone()
+        self._state.health = self._health.to_dict()
+        for last_try in (False, True):
+            try:
+                tensors = optim.optimizer_tensors(self._optimizer, self._parameters)
+                self._store.save(self._state, self._parameters, tensors)
+                return
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if last_try:
+                    raise TrainError(
+                        f"there is not enough memory to write the checkpoint of step {self._state.step}",
+                        remedy="free memory, or lower train.per_device_train_batch_size; the last checkpoint is kept",
+                    ) from None
+            release_memory()
 
     def _resume(self) -> int:
         """Takes up the newest checkpoint, if there is one; returns its step."""
-        newest = self._store.newest() if self._accelerator.is_main_process else None
-        self._accelerator.wait_for_everyone()
-        newest = newest or self._store.newest()
+        newest = self._store.newest()
+        for line in self._store.set_aside:
+            print(f"damaged checkpoint set aside: {line}", file=sys.stderr, flush=True)
+        if newest is None and self._store.set_aside:
+            raise RunError(
+                f"all {len(self._store.set_aside)} checkpoints are damaged and were set aside",
+                place=str(self._run.checkpoints_folder),
+                remedy="restore one of them, or start anew with --fresh (this run is kept aside)",
+            )
         if newest is None:
             self._run.keep_metrics(until_step=-1)
             return 0
@@ -253,12 +336,24 @@ class Trainer:
                 remedy="restore what changed, or start anew with --fresh (this run is kept aside)",
             )
         self._state = newest.state
+        self._health.load_dict(newest.state.health)
         optim.load_parameters(self._parameters, newest.adapter())
         optim.load_optimizer(self._optimizer, self._parameters, newest.optimizer())
         optim.load_scaler(self._accelerator, newest.state.scaler)
-        if self._accelerator.is_main_process:
-            self._run.keep_metrics(until_step=newest.state.step)
+        self._run.keep_metrics(until_step=newest.state.step)
+        self._forget_a_damaged_best()
         return newest.state.step
+
+    def _forget_a_damaged_best(self) -> None:
+        """A best checkpoint that cannot be read is told now, not after hours of training; the next best replaces it."""
+        best = self._state.best_step
+        if best is None or best == self._state.step:
+            return
+        try:
+            self._store.at(best)
+        except TrainError as error:
+            self._state.best_step = self._state.best_loss = None
+            self._say(f"{error.message}; the best from here on is kept instead")
 
     def _take_best(self) -> int:
         """Puts the best weights into the model where that is wanted; returns the step they are of."""

@@ -13,14 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.data.lengths import choose_max_length, cut, quantile
+from tunesmith.data.questions import is_answerable
 from tunesmith.data.records import IGNORED_LABEL, Example, Place, TokenizedExample
 from tunesmith.data.sources import ReadResult
 from tunesmith.data.template import ChatTemplate
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, TemplateError
+from tunesmith.progress import track
 from tunesmith.report import Report, Series, Severity, Table
 
 SHOWN = 3
 """Examples given as evidence of a finding."""
+
+MOST_NAMED = 10
+"""Rows named in an error."""
 
 HISTOGRAM_BARS = 20
 
@@ -67,26 +72,31 @@ def audit(
     *,
     max_length: int | None,
     context_length: int | None,
+    skip_bad_rows: bool = False,
 ) -> Audit:
     """Encodes every split and checks what training would see.
+
+    Training and validation examples are cut to the longest allowed; test examples are answered whole.
 
     Args:
         reads: rows of each split, "train" first.
         template: of the base model.
         max_length: longest example in tokens; None chooses it from the training data.
         context_length: most tokens the base model can take, None if it does not say.
+        skip_bad_rows: leave out the rows that the template refuses, instead of ending with a list of them.
 
     Raises:
         DataError: nothing is left to train on, or `max_length` exceeds the model's context.
-        TemplateError: the template cannot render an example.
+        TemplateError: the template cannot render some examples, and they are not skipped.
     """
     report = Report("check", "What the model will be trained on")
     dropped = _bad_rows(reads)
-    whole = {name: template.encode_all(read.examples, what=f"Encoding {name}") for name, read in reads.items()}
-    longest = _longest(max_length, [len(t.input_ids) for t in whole["train"]], context_length)
+    whole = {name: _encode(name, read, template, dropped, skip_bad_rows=skip_bad_rows) for name, read in reads.items()}
+    longest = _longest(max_length, [len(t.input_ids) for _, t in whole["train"]], context_length)
     splits = {}
-    for name, read in reads.items():
-        splits[name] = _cut_and_keep(name, read, whole[name], longest, dropped)
+    for name, pairs in whole.items():
+        limit = context_length if name == "test" else longest
+        splits[name] = _cut_and_keep(name, pairs, limit, dropped)
     if not splits["train"].examples:
         raise DataError(
             f"no training example has a trained token left within {longest} tokens",
@@ -97,10 +107,40 @@ def audit(
     _note_unused_keys(report, reads)
     _describe_template(report, template)
     _describe_lengths(report, splits, longest)
-    _check_cut(report, whole, splits, template)
-    _check_special_tokens(report, reads, template)
+    _check_cut(report, splits, template, context_length)
+    _check_special_tokens(report, splits, template)
     _check_overlap(report, splits)
+    _check_answerable(report, splits)
     return Audit(report, splits, longest, dropped)
+
+
+def _encode(
+    name: str, read: ReadResult, template: ChatTemplate, dropped: list[Dropped], *, skip_bad_rows: bool
+) -> list[tuple[Example, TokenizedExample]]:
+    """Pairs of example and tokens; rows that the template refuses are dropped or all named in one error."""
+    pairs, refused = [], []
+    encoded = template.encode_many(read.examples)
+    for example, result in zip(
+        read.examples, track(encoded, f"Encoding {name}", len(read.examples), "examples"), strict=True
+    ):
+        if isinstance(result, TokenizedExample):
+            pairs.append((example, result))
+        else:
+            refused.append((example, result))
+    if refused and (not skip_bad_rows or not pairs):
+        lines = [f"  {example.place}: {error.message}" for example, error in refused[:MOST_NAMED]]
+        more = [f"  and {len(refused) - MOST_NAMED} more"] if len(refused) > MOST_NAMED else []
+        count = _count(len(refused), "row", "rows")
+        raise TemplateError(
+            "\n".join([f"the chat template refuses {count}", *lines, *more]),
+            place=f"data.{name}",
+            remedy=refused[0][1].remedy or "change these rows, or leave them out with data.on_bad_row: skip",
+        )
+    dropped += [
+        Dropped(name, example.place, "template-refuses", error.message, _one_line(example))
+        for example, error in refused
+    ]
+    return pairs
 
 
 def _bad_rows(reads: Mapping[str, ReadResult]) -> list[Dropped]:
@@ -124,14 +164,20 @@ def _longest(asked: int | None, lengths: Sequence[int], context_length: int | No
 
 
 def _cut_and_keep(
-    name: str, read: ReadResult, whole: Sequence[TokenizedExample], longest: int, dropped: list[Dropped]
+    name: str, pairs: Sequence[tuple[Example, TokenizedExample]], limit: int | None, dropped: list[Dropped]
 ) -> Split:
     examples, tokenized = [], []
-    for example, full in zip(read.examples, whole, strict=True):
-        short = cut(full, longest)
-        if short.target_count == 0:
-            reason = f"no trained token within {longest} of its {len(full.input_ids)} tokens"
-            dropped.append(Dropped(name, example.place, "no-targets", reason, _one_line(example)))
+    for example, full in pairs:
+        short = full if limit is None else cut(full, limit)
+        too_long = name == "test" and short.tokens_cut > 0
+        if short.target_count == 0 or too_long:
+            rule = "too-long-to-answer" if too_long else "no-targets"
+            reason = (
+                f"{len(full.input_ids)} tokens, of which {limit} fit"
+                if too_long
+                else (f"no trained token within {limit} of its {len(full.input_ids)} tokens")
+            )
+            dropped.append(Dropped(name, example.place, rule, reason, _one_line(example)))
             continue
         examples.append(example)
         tokenized.append(short)
@@ -152,7 +198,9 @@ def _account(
     report.tables.append(Table("Rows", ("split", "read", "kept", "dropped"), tuple(rows)))
     for rule, code, why in (
         ("bad-row", "bad-rows-skipped", "they cannot be read"),
+        ("template-refuses", "template-refuses", "the chat template refuses them"),
         ("no-targets", "no-targets", "nothing in them would be trained on"),
+        ("too-long-to-answer", "too-long-to-answer", "the model's context cannot hold them"),
     ):
         found = [row for row in dropped if row.rule == rule]
         if found:
@@ -241,24 +289,22 @@ def _histogram(lengths: Sequence[int]) -> Series:
     )
 
 
-def _check_cut(
-    report: Report,
-    whole: Mapping[str, Sequence[TokenizedExample]],
-    splits: Mapping[str, Split],
-    template: ChatTemplate,
-) -> None:
+def _check_cut(report: Report, splits: Mapping[str, Split], template: ChatTemplate, context_length: int | None) -> None:
     stops = set(template.stop_token_ids)
     for name, split in splits.items():
         was_cut = [t for t in split.tokenized if t.tokens_cut]
         if was_cut:
-            keep_all = max(len(t.input_ids) for t in whole[name])
+            needed = max(len(t.input_ids) + t.tokens_cut for t in was_cut)
+            fits = context_length is None or needed <= context_length
             report.add_finding(
                 Severity.WARNING,
                 "answers-cut",
                 f"{_count(len(was_cut), 'example', 'examples')} of {name} ({_percent(was_cut, split.tokenized)}) do "
                 f"not fit and lose {sum(t.tokens_cut for t in was_cut)} tokens at the end, the stop token among them",
                 evidence=tuple(f"{t.place}: {t.tokens_cut} tokens cut" for t in was_cut[:SHOWN]),
-                remedy=f"data.max_length: {keep_all} keeps all of them",
+                remedy=f"data.max_length: {needed} keeps all of them"
+                if fits
+                else f"the longest has {needed} tokens, more than the model's context of {context_length}: shorten it",
             )
         never_stops = [
             t for t in split.tokenized if not t.tokens_cut and not stops & {x for x in t.labels if x != IGNORED_LABEL}
@@ -274,9 +320,9 @@ def _check_cut(
             )
 
 
-def _check_special_tokens(report: Report, reads: Mapping[str, ReadResult], template: ChatTemplate) -> None:
-    for name, read in reads.items():
-        found = [(example, tokens) for example in read.examples if (tokens := template.special_tokens_in(example))]
+def _check_special_tokens(report: Report, splits: Mapping[str, Split], template: ChatTemplate) -> None:
+    for name, split in splits.items():
+        found = [(example, tokens) for example in split.examples if (tokens := template.special_tokens_in(example))]
         if found:
             report.add_finding(
                 Severity.WARNING,
@@ -289,7 +335,7 @@ def _check_special_tokens(report: Report, reads: Mapping[str, ReadResult], templ
 
 
 def _check_overlap(report: Report, splits: Mapping[str, Split]) -> None:
-    """Exact repeats after normalising case and white space, within train and between the splits."""
+    """Exact repeats after normalising case and white space, within train and between train and the other splits."""
     seen: dict[str, Place] = {}
     repeats = []
     for example in splits["train"].examples:
@@ -318,6 +364,16 @@ def _check_overlap(report: Report, splits: Mapping[str, Split]) -> None:
                 evidence=tuple(f"{here} = {there}" for here, there in leaked[:SHOWN]),
                 remedy=f"remove them from data.train or data.{name}",
             )
+
+
+def _check_answerable(report: Report, splits: Mapping[str, Split]) -> None:
+    if "test" in splits and not any(map(is_answerable, splits["test"].examples)):
+        report.add_finding(
+            Severity.ERROR,
+            "test-not-answerable",
+            "the test set holds no conversation to answer, so nothing could be evaluated",
+            remedy="give conversations as data.test, or leave it out",
+        )
 
 
 def _normalised(example: Example) -> str:

@@ -1,22 +1,17 @@
-"""Several processes: which micro-batches each one takes, and what keeps them in step."""
+"""The accelerator: device, mixed precision, gradient scaling and trackers; and what keeps dropout repeatable."""
 
 import hashlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 
-from tunesmith.data.batching import Batch
-from tunesmith.data.records import IGNORED_LABEL
-from tunesmith.errors import MissingPackageError
+from tunesmith.errors import MissingPackageError, TrainError
 from tunesmith.models.backend import select_device
-
-T = TypeVar("T")
 
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -31,41 +26,30 @@ def make_accelerator(precision: str, report_to: Sequence[str] = (), project_fold
 
     Raises:
         MissingPackageError: a tracker's package is not installed.
+        TrainError: it was started as several processes.
     """
     for name in report_to:
         if importlib.util.find_spec(name) is None:
             raise MissingPackageError(name, extra=name, needed_for=f"train.report_to: {name}")
     # accelerate keeps the first precision for the life of the process; a library may train twice in one.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=select_device().type == "cpu",
         mixed_precision=ACCELERATE_PRECISION[precision],
+        # The trainer divides by the step's targets itself; a number in the environment must not divide again.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=list(report_to) or None,
         project_dir=project_folder,
     )
+    if accelerator.num_processes > 1:
+        raise TrainError(
+            f"started as {accelerator.num_processes} processes; training on several is not there yet",
+            remedy="start one: tunesmith train RECIPE, without torchrun or accelerate launch",
+        )
+    return accelerator
 
 
-def rank_share(micro_batches: Sequence[T], rank: int, world_size: int) -> list[tuple[T, bool]]:
-    """The micro-batches of process `rank`, dealt in turn.
-
-    Where they do not divide evenly (the last step of an epoch), a process without one runs the first of them again
-    without targets, since every process must take part in the exchange of gradients. The flag marks those.
-    """
-    rounds = -(-len(micro_batches) // world_size)
-    share = []
-    for number in range(rounds):
-        index = number * world_size + rank
-        is_spare = index >= len(micro_batches)
-        share.append((micro_batches[0 if is_spare else index], is_spare))
-    return share
-
-
-def without_targets(batch: Batch) -> Batch:
-    """The same batch with nothing to train on."""
-    return replace(batch, labels_BT=torch.full_like(batch.labels_BT, IGNORED_LABEL), token_count=0, target_count=0)
-
-
-def seed_dropout(seed: int, step: int, micro_batch: int, rank: int) -> None:
+def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
     """Seeds torch's generators for one micro-batch, so that dropout is the same whether a run was resumed or not."""
-    digest = hashlib.sha256(f"{seed}/{step}/{micro_batch}/{rank}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{step}/{micro_batch}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
