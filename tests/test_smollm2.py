@@ -11,11 +11,8 @@ import pytest
 import torch
 
 import tunesmith
-from tunesmith.config import ModelSection
 from tunesmith.data.records import Message
 from tunesmith.data.template import ChatTemplate
-from tunesmith.errors import ModelError
-from tunesmith.models.catalog import resolve_model
 from tunesmith.models.generation import generate
 from tunesmith.models.loading import load_model, load_tokenizer
 from tunesmith.recipe_file import load_recipe
@@ -26,31 +23,22 @@ GOLDEN_LOSSES = [2.9389, 1.71588, 1.4456, 1.17595, 1.07965, 0.81257]
 """Training losses of six float32 steps on the first orders; a change of more than rounding is a change of behaviour."""
 
 
-@pytest.fixture(scope="module")
-def folder() -> Path:
-    """The converted model, from the user's cache."""
-    try:
-        return resolve_model(ModelSection(name="smollm2-135m"))
-    except ModelError as error:
-        pytest.skip(f"the model cannot be fetched here: {error.message}")
-
-
-def test_the_prompt_is_the_one_the_model_was_made_for(folder: Path) -> None:
-    template = ChatTemplate(load_tokenizer(folder))
+def test_the_prompt_is_the_one_the_model_was_made_for(smollm2_folder: Path) -> None:
+    template = ChatTemplate(load_tokenizer(smollm2_folder))
     ids = template.encode_prompt([Message("user", "Room 12 costs 345.")])
-    assert load_tokenizer(folder).decode(ids) == (
+    assert load_tokenizer(smollm2_folder).decode(ids) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nRoom 12 costs 345.<|im_end|>\n<|im_start|>assistant\n"
     )
-    pieces = [str(load_tokenizer(folder).decode([token])) for token in ids]
+    pieces = [str(load_tokenizer(smollm2_folder).decode([token])) for token in ids]
     digits = [piece for piece in pieces if piece.isdigit()]
     assert digits == list("12345"), "SmolLM2 was trained with every digit a token of its own"
     assert template.stop_token_ids == (2,)
 
 
-def test_it_answers_and_stops(folder: Path) -> None:
-    template = ChatTemplate(load_tokenizer(folder))
-    model = load_model(folder, precision="fp32", device=torch.device("cpu"))
+def test_it_answers_and_stops(smollm2_folder: Path) -> None:
+    template = ChatTemplate(load_tokenizer(smollm2_folder))
+    model = load_model(smollm2_folder, precision="fp32", device=torch.device("cpu"))
     prompt = template.encode_prompt([Message("user", "What is the capital of France? Answer in one short sentence.")])
     (answer,) = generate(
         model,
@@ -64,7 +52,8 @@ def test_it_answers_and_stops(folder: Path) -> None:
     assert answer.finished
 
 
-def test_six_steps_give_the_golden_losses_and_the_merge_is_exact(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("smollm2_folder")
+def test_six_steps_give_the_golden_losses_and_the_merge_is_exact(tmp_path: Path) -> None:
     rows = Path("data/orders/train.jsonl").read_text(encoding="utf-8").splitlines()
     for name, part in (("train", rows[:24]), ("validation", rows[24:28])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(part) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.adapters.contract import check_contract, check_golden, read_contract
 from tunesmith.adapters.files import load_adapter
@@ -24,7 +24,14 @@ from tunesmith.durable import write_text
 from tunesmith.errors import ContractError
 from tunesmith.models.backend import Precision, resolve_precision, select_device
 from tunesmith.models.catalog import resolve_model
-from tunesmith.models.loading import context_length, load_model, load_tokenizer, read_config, weights_digest
+from tunesmith.models.loading import (
+    context_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    read_generation_config,
+    weights_digest,
+)
 from tunesmith.runs import Run
 
 SPLITS = ("train", "validation", "test")
@@ -71,8 +78,7 @@ class Preparation:
     @cached_property
     def context_length(self) -> int | None:
         """The most tokens the base model takes; None where it states no limit."""
-        read_config(self.tokenizer_folder)
-        return context_length(AutoConfig.from_pretrained(self.tokenizer_folder, local_files_only=True))
+        return context_length(load_config(self.tokenizer_folder))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -82,16 +88,16 @@ class Preparation:
     @cached_property
     def template(self) -> ChatTemplate:
         """Encodes examples and prompts."""
-        return ChatTemplate(self.tokenizer)
+        # A template that writes the date goes on writing the day on which the run was begun.
+        return ChatTemplate(self.tokenizer, date=self.run.begun_on)
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the template's, and those that the model's own generation config names."""
         ids = list(self.template.stop_token_ids)
-        if (self.tokenizer_folder / "generation_config.json").is_file():
-            config = GenerationConfig.from_pretrained(self.tokenizer_folder, local_files_only=True)
-            eos = config.eos_token_id
-            ids += eos if isinstance(eos, list) else [] if eos is None else [eos]
+        config = read_generation_config(self.tokenizer_folder)
+        eos = None if config is None else config.eos_token_id
+        ids += eos if isinstance(eos, list) else [] if eos is None else [eos]
         return tuple(dict.fromkeys(ids))
 
     def read(self, split: str) -> ReadResult | None:

@@ -84,7 +84,9 @@ class Run:
                 run._move_aside()
             folder.mkdir(parents=True, exist_ok=True)
         write_text(run.recipe_file, recipe.to_yaml())
-        write_text(run.environment_file, json.dumps(environment(), indent=2) + "\n")
+        begun = run.begun_on
+        now = environment()
+        write_text(run.environment_file, json.dumps({**now, "begun_on": begun or now["created"][:10]}, indent=2) + "\n")
         return run
 
     @classmethod
@@ -109,6 +111,15 @@ class Run:
             RecipeError: recipe.yaml was edited into something invalid.
         """
         return load_recipe(self.recipe_file)
+
+    @property
+    def begun_on(self) -> str | None:
+        """The day (ISO) on which the run was begun, which dated chat templates keep writing; None before that."""
+        try:
+            begun = json.loads(self.environment_file.read_text(encoding="utf-8"))["begun_on"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return begun if isinstance(begun, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", begun) else None
 
     @property
     def recipe_file(self) -> Path:

@@ -1,50 +1,19 @@
 """The encoder: what is trained is exactly the assistant's, ends with a stop token, and matches what is served."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.data import templates
+from tests.data.chats import PLACE, chat, conversation, plain_text, trained_texts
 from tests.data.tokenizers import merging_tokenizer, sentencepiece_tokenizer
-from tests.tiny import CHATML, SPECIAL_TOKENS, byte_tokenizer
+from tests.tiny import CHATML, byte_tokenizer
 from tunesmith.data.plain_template import PLAIN_TEMPLATE, PLAIN_TEMPLATE_WITH_BOS
-from tunesmith.data.records import IGNORED_LABEL, Example, Message, Place, TokenizedExample
+from tunesmith.data.records import IGNORED_LABEL, Example, TokenizedExample
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import TemplateError
-
-PLACE = Place("train.jsonl", 7)
-
-
-def conversation(*turns: str) -> tuple[Message, ...]:
-    """Messages from "role: content" strings."""
-    return tuple(Message(role, content) for role, _, content in (turn.partition(": ") for turn in turns))
-
-
-def chat(*turns: str) -> Example:
-    return Example(conversation(*turns), PLACE)
-
-
-def plain_text(text: str) -> Example:
-    return Example((), PLACE, text)
-
-
-def trained_texts(template: ChatTemplate, example: Example) -> list[str]:
-    """The runs of trained text, one string each."""
-    runs: list[str] = []
-    before = False
-    for piece, trained, _ in template.describe(example):
-        if trained and before:
-            runs[-1] += piece
-        elif trained:
-            runs.append(piece)
-        before = trained
-    return runs
 
 
 class TestWhatIsTrained:
@@ -452,81 +421,6 @@ class TestContract:
         assert template.special_tokens_in(example) == ["<|im_end|>", "<|im_start|>", "</s>"]
         assert template.special_tokens_in(chat("user: a < b |im_end|>", "assistant: c")) == []
         assert template.special_tokens_in(plain_text("x</s>")) == ["</s>"]
-
-
-# Characters at which encoders break: white space, parts of tokens, several bytes, joined emoji.
-_any_text = st.text(st.sampled_from(list(" \n\tHeab:/<|>[]é你好😀👩\u200d")), max_size=12) | st.text(
-    st.characters(max_codepoint=0x1FFFF, exclude_categories=("Cs", "Cc", "Cn", "Co")), max_size=8
-)
-_content = _any_text.filter(lambda text: not any(token in text for token in (*SPECIAL_TOKENS, "</think>")))
-_turns = st.lists(st.tuples(_content, _content), min_size=1, max_size=3)
-_TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {
-    "chatml": merging_tokenizer(CHATML),
-    "marked": merging_tokenizer(templates.CHATML_MARKED),
-    "marked without stop": merging_tokenizer(templates.CHATML_MARKED_WITHOUT_STOP),
-    "marked with header": merging_tokenizer(templates.CHATML_MARKED_WITH_HEADER),
-    "llama 3": merging_tokenizer(templates.LLAMA3, bos_token="<s>"),
-    "llama 2": merging_tokenizer(templates.LLAMA2, bos_token="<s>"),
-    "gemma": merging_tokenizer(templates.GEMMA, bos_token="<s>"),
-    "qwen 3": merging_tokenizer(templates.QWEN3),
-    "plain": merging_tokenizer(None),
-    "sentencepiece chatml": sentencepiece_tokenizer(CHATML),
-    "sentencepiece llama 2": sentencepiece_tokenizer(templates.LLAMA2, adds_bos=True),
-    "sentencepiece plain": sentencepiece_tokenizer(None, adds_bos=True),
-}
-_TEMPLATES = {name: ChatTemplate(tokenizer) for name, tokenizer in _TOKENIZERS.items()}
-
-
-@pytest.mark.parametrize("name", _TEMPLATES)
-@settings(deadline=None)
-@given(turns=_turns)
-def test_training_matches_serving_for_any_content(name: str, turns: Sequence[tuple[str, str]]) -> None:
-    _check_invariants(_TEMPLATES[name], _TOKENIZERS[name], turns)
-
-
-def _check_invariants(
-    template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]
-) -> None:
-    messages = [Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
-    example = Example(tuple(messages), PLACE)
-    encoded = template.encode(example)
-    stop = template.stop_token_ids[0]
-    stop_token = str(tokenizer.convert_ids_to_tokens(stop))
-
-    prompt = template.encode_prompt(messages[:-1])
-    assert encoded.input_ids[: len(prompt)] == tuple(prompt)
-    assert encoded.labels.count(stop) == len(turns)
-    assert encoded.input_ids[:2] != (tokenizer.bos_token_id,) * 2
-    runs = trained_texts(template, example)
-    assert len(runs) == len(turns)
-    for run, (_, answer) in zip(runs, turns, strict=True):
-        trained = run.rstrip()  # a stop token may take the white space after it in
-        assert trained.endswith(stop_token)
-        assert trained.removesuffix(stop_token).removeprefix("<think>\n\n</think>").strip() == answer.strip()
-
-    last = [label for label in encoded.labels[len(prompt) :] if label != IGNORED_LABEL]
-    assert template.decode_answer(last).strip() == turns[-1][1].strip()
-    whole = "".join(piece for piece, _, _ in template.describe(example))
-    assert "".join(str(tokenizer.decode(list(encoded.input_ids))).split()) == "".join(whole.split())
-
-
-@pytest.mark.network
-@settings(deadline=None)
-@given(turns=_turns)
-def test_the_real_tokenizer_keeps_the_same_promises(
-    real_template: tuple[ChatTemplate, PreTrainedTokenizerBase], turns: Sequence[tuple[str, str]]
-) -> None:
-    _check_invariants(*real_template, turns)
-
-
-@pytest.fixture(scope="module")
-def real_template() -> tuple[ChatTemplate, PreTrainedTokenizerBase]:
-    """The tokenizer of the model folder that `TUNESMITH_TEST_MODEL` names."""
-    folder = os.environ.get("TUNESMITH_TEST_MODEL")
-    if not folder:
-        pytest.skip("TUNESMITH_TEST_MODEL names no model folder")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return ChatTemplate(tokenizer), tokenizer
 
 
 def _bytes(text: str) -> list[int]:

@@ -95,7 +95,8 @@ def _add_parity(report: Report, check: ParityCheck, precision: str) -> None:
             evidence=()
             if parity.first_difference is None
             else (f"first at number {parity.first_difference + 1} of the {check.prompts}",),
-            remedy="the merged model was left in export/unverified; use the adapter on its base; or train and merge with model.precision: fp32",
+            remedy="the merged model was left in export/unverified; use the adapter on its base, "
+            "or train and merge with model.precision: fp32",
         )
     else:
         report.add_finding(

@@ -71,6 +71,8 @@ class Health:
         is_ordered = section.train_sampling_strategy == "sequential"
         divergence = self._divergence.check(figures, losses, self._warmup, is_ordered)
         plateau = self._plateau.check(figures, losses, self._total_steps, section.learning_rate)
+        if "loss-diverges" in self._found:
+            plateau = None  # It stays where the divergence has left it: that has been said.
         explosion = self._gradients.explode(figures, section.max_grad_norm or 1.0)
         return [
             *self._tell("loss-spike", figures.step, spike),

@@ -23,8 +23,6 @@ RECENT = 10
 LOSS_FLOOR = 0.05
 SMALLEST_RISE = 0.3
 """Nats a token; a lesser rise is no fault, whatever its ratio."""
-NORMAL_MAD = 1.4826
-"""The standard deviation of a normal variable over its median absolute deviation."""
 NORMAL_QUARTILE = 1.1503 * math.sqrt(2)
 """Three quarters of the differences of two normal variables of unit deviation are smaller than this."""
 
@@ -37,15 +35,17 @@ class Levels:
     first: float | None = None
     lowest: float | None = None
     usual_noise: float = 0.0
+    count: int = 0
 
     def add(self, value: float, *, least: int = RECENT) -> None:
         """One more value; a slow level counts from `least` values on."""
         self.first = value if self.first is None else self.first
+        self.count += 1
         self.values.append(value)
         del self.values[:-WINDOW]
         if len(self.values) >= least:
-            noise = self.noise()
-            self.usual_noise += (noise - self.usual_noise) / (WINDOW if self.usual_noise else 1)
+            # The mean of all so far, and of about the last 64 later on.
+            self.usual_noise += (self.noise() - self.usual_noise) / min(self.count - least + 1, WINDOW)
             slow = median(self.values[-SLOW:])
             self.lowest = slow if self.lowest is None else min(self.lowest, slow)
 
@@ -60,6 +60,10 @@ class Levels:
         values = self.values[:until]
         differences = sorted(abs(late - early) for early, late in zip(values, values[lag:], strict=False))
         return differences[3 * len(differences) // 4] / NORMAL_QUARTILE if differences else 0.0
+
+    def without_start(self) -> list[float]:
+        """The values, without those of the first steps of the run, where a loss falls steeply."""
+        return self.values[max(0, RECENT - (self.count - len(self.values))) :]
 
     def start_anew(self) -> None:
         """Forgets what was low: the present level is what comes next is compared with."""

@@ -18,7 +18,6 @@ from tunesmith.training.advice import (
     warn,
 )
 from tunesmith.training.levels import (
-    NORMAL_MAD,
     RECENT,
     SLOW,
     SMALLEST_RISE,
@@ -39,8 +38,8 @@ MOST_NOISE = 0.8
 class Spikes:
     """A loss far above those before it, that is gone again at once: its examples are to blame.
 
-    The median of the last 64 losses and their median absolute deviation do not see single outliers. That the loss
-    falls back within three steps tells a spike from the begin of a divergence.
+    Neither the median of the last 64 losses nor their noise sees single outliers. That the loss falls back within three
+    steps tells a spike from the begin of a divergence.
     """
 
     pending: dict[str, Any] = field(default_factory=dict)
@@ -51,13 +50,14 @@ class Spikes:
         if self.pending:
             self.pending["after"].append(value)
             return self._confirmed(before) if len(self.pending["after"]) == 3 else None
-        if len(before.values) < 16:
+        window = before.without_start()
+        if len(window) < 16:
             return None
-        level = median(before.values)
-        spread = NORMAL_MAD * median([abs(one - level) for one in before.values])
+        level = median(window)
+        spread = before.noise()
         # Where the tail is heavy, large losses are usual: one outlier may be in the window, not two of this kind.
-        second = sorted(before.values)[-2] - level
-        is_far = value - level > max(math.log(2.5), 6 * spread, 1.5 * second)
+        second = sorted(window[-SLOW:])[-2] - level
+        is_far = value - level > max(math.log(2.5), 7 * spread, 1.5 * second)
         if is_far and figures.loss - nats(level) > SMALLEST_RISE:
             self.pending = {
                 "step": figures.step,
@@ -92,8 +92,10 @@ class Spikes:
         )
 
     def repeated_places(self) -> tuple[str, ...]:
-        repeated = sorted(((n, place) for place, n in self.counts.items() if n > 1), key=lambda one: (-one[0], one[1]))
-        return tuple(f"{place} was in {n} of these steps" for n, place in repeated[:SHOWN])
+        """The places that the most of the spikes have in common, if it is more than one."""
+        most = max(self.counts.values(), default=0)
+        common = [place for place, count in self.counts.items() if count == most > 1]
+        return tuple(f"{place} was in {most} of these steps" for place in common[:SHOWN])
 
 
 @dataclass
@@ -125,9 +127,10 @@ class Divergence:
         losses.start_anew()
         onset = figures.step - climb + 1
         is_early = onset <= max(RECENT, 1.5 * warmup) and not self.has_lengthened
-        message = f"the loss diverges: it is at {nats(recent):.3g} nats a token and was at {nats(reference):.3g}"
+        now = nats(losses.recent(5))
+        message = f"the loss diverges: it is at {now:.3g} nats a token and was at {nats(reference):.3g}"
         evidence = (
-            f"steps {figures.step - RECENT + 1} to {figures.step}: median loss {nats(recent):.3g}",
+            f"steps {figures.step - 4} to {figures.step}: median loss {now:.3g}",
             f"learning rate of step {figures.step}: {figures.learning_rate:.2g}; warmup: {warmup} steps",
             f"gradient norm of step {figures.step}: {figures.grad_norm:.3g}",
         )
@@ -209,7 +212,7 @@ class Plateau:
     is_flat: bool = False
 
     def check(self, figures: StepFigures, losses: Levels, total_steps: int, peak_rate: float) -> Advice | None:
-        if self.start is None and len(losses.values) == RECENT:
+        if self.start is None and losses.count == 3:  # Later ones may be far lower.
             self.start = losses.recent()
         self._add(level_of(figures.loss), figures.learning_rate / peak_rate)
         if self.block[0] >= total_steps / 50:
@@ -261,7 +264,7 @@ class Overfitting:
         self.later = [*self.later, [step, eval_loss, level]][-3:]
         best_loss, best_level = self.best[1] or 0.0, self.best[2] if self.best[2] is not None else losses.first
         above = [one[1] - best_loss for one in self.later]
-        is_up = len(above) == 3 and min(above) > max(0.02, 0.05 * best_loss)
+        is_up = len(above) == 3 and above[-1] == max(above) and min(above) > max(0.02, 0.05 * best_loss)
         is_far_up = len(above) >= 2 and above[-1] > above[-2] > max(0.05, 0.1 * best_loss)
         has_learned = best_level is not None and best_level - level > max(0.05, 0.5 * losses.noise())
         if not (is_up or is_far_up) or not has_learned or best_level is None:

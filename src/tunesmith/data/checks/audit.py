@@ -237,11 +237,11 @@ def _describe_template(report: Report, template: ChatTemplate) -> None:
             "so the model is asked otherwise than it was trained",
             remedy="write what the template puts before answers (such as a thinking part) into the answers",
         )
-    if "strftime_now" in template.text:
+    if template.uses_date:
         report.add_finding(
             Severity.NOTE,
             "template-with-date",
-            "the chat template writes today's date into prompts: a run that is resumed on another day sees other data",
+            f"the chat template writes the date into prompts; this run keeps that of its first day, {template.date}",
         )
     if template.source == "plain":
         report.add_finding(
