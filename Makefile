@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults bench-run-cost lint format data clean
+.PHONY: demo test test-faults bench-health bench-run-cost lint format data clean
 
 # In a folder of its own, from scratch each time: runs of yours, such as runs/demo, are never touched.
 demo: $(VENV)/.installed
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-dev
 # Hundreds of runs, each with a fault injected by real means; prints what was lost.
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.faults
+
+# False alarms of the health rules on healthy runs, and what they cost.
+bench-health: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.health_runs
 
 # What checkpoints and health cost of a demo run.
 bench-run-cost: $(VENV)/.installed-dev

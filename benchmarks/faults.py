@@ -90,6 +90,7 @@ class Suite:
         """Starts training in a forked process; its id and the file it writes to."""
         self.number += 1
         output = self.folder / f"output-{self.number}"
+        output.touch()
         process = os.fork()
         if process == 0:
             _child(self, run, output, environment or {})

@@ -30,6 +30,8 @@ from tunesmith.training.levels import (
     von_neumann_ratio,
 )
 
+DEVIATIONS = 3.5
+"""Of the noise. A first loss is one noisy value, and the lowest median of a long run lies below its level by chance."""
 MOST_NOISE = 0.8
 """No greater deviation of a step's log loss is taken for noise: what is called so then is the climb."""
 
@@ -108,16 +110,15 @@ class Divergence:
         if len(losses.values) < RECENT + 2:
             return None
         recent = losses.recent()
-        # A first step is one noisy value, and the lowest median of a long run lies below its level. Data that is read
-        # in its order may become harder on the way.
-        for reference, deviations in ((None if is_ordered else losses.lowest, 3.0), (losses.first, 3.5)):
+        # Data that is read in its order may become harder on the way: only the untrained model's loss counts there.
+        for reference in (None if is_ordered else losses.lowest, losses.first):
             if reference is None or recent - reference < math.log(1.5):
                 continue
             # The climb itself is no noise.
             before = -RECENT if len(losses.values) >= 2 * RECENT else None
             noise = max(losses.usual_noise, losses.noise(until=before), losses.noise(lag=8, until=before))
-            noise = min(noise, MOST_NOISE)
-            if recent - reference > deviations * noise and nats(recent) - nats(reference) > SMALLEST_RISE:
+            is_far = recent - reference > DEVIATIONS * min(noise, MOST_NOISE)
+            if is_far and nats(recent) - nats(reference) > SMALLEST_RISE:
                 return self._advice(figures, losses, warmup, recent, reference)
         return None
 
@@ -243,8 +244,9 @@ class Plateau:
         before, after = sum(self.means[:10]) / 10, sum(self.means[10:]) / 10
         # The fall is surely (two standard errors) under a tenth: in a short or noisy run, that cannot be known.
         error = losses.noise() * math.sqrt(2 / (total_steps / 5))
-        loss, start = nats(after), nats(self.start)
-        return before - after + 2 * error < 0.1 and (loss > 3 or (loss > 1.5 and loss > 0.95 * start))
+        has_learned = after < self.start - 0.05 + 0.5 * losses.noise()  # The start is a median of three.
+        is_high = nats(after) > 3 or (nats(after) > 1.5 and not has_learned)
+        return is_high and before - after + 2 * error < 0.1
 
 
 @dataclass

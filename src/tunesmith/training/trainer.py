@@ -135,7 +135,10 @@ class Trainer:
         trackers = Trackers(self._accelerator, self._section, self._run)
         window = Window(self._state.window)
         if self._state.step == 0:
-            trackers.log({"step": 0, **self._validate()})
+            figures = self._validate()
+            trackers.log({"step": 0, **figures})
+            if figures:
+                self._heed(self._health.observe_validation(0, figures["eval_loss"]))
         with StopRequest() as stop, task("Training", self._total, "steps") as progress:
             progress.start_at(self._state.step)
             while self._state.step < self._total and not self._state.stopped_early:
@@ -231,7 +234,8 @@ class Trainer:
         """Says what health found, and acts on it as the recipe's `on_unhealthy` wants."""
         for advice in advices:
             self._say(f"{advice.finding.message}. {advice.finding.remedy}")
-            if self._section.on_unhealthy == "stop":
+            # A finding that asks for nothing, such as a single spike, is no reason to end or change a run.
+            if self._section.on_unhealthy == "stop" and advice.action is not None:
                 self._save()
                 raise TrainError(
                     advice.finding.message,
