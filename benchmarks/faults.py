@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -81,19 +82,23 @@ class Suite:
         self.points = _numbered(log.read_text(encoding="utf-8").split())
         self.reference = digest(folder / "reference" / "run")
 
-    def train(self, run: Path, *, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    def train(
+        self, run: Path, *, environment: dict[str, str] | None = None, prepare: Callable[[], None] | None = None
+    ) -> tuple[int, str]:
         """Trains in a forked process; its exit code (negative: the signal) and the message it ended with."""
-        process, output = self.start(run, environment=environment)
+        process, output = self.start(run, environment=environment, prepare=prepare)
         return wait(process, output)
 
-    def start(self, run: Path, *, environment: dict[str, str] | None = None) -> tuple[int, Path]:
+    def start(
+        self, run: Path, *, environment: dict[str, str] | None = None, prepare: Callable[[], None] | None = None
+    ) -> tuple[int, Path]:
         """Starts training in a forked process; its id and the file it writes to."""
         self.number += 1
         output = self.folder / f"output-{self.number}"
         output.touch()
         process = os.fork()
         if process == 0:
-            _child(self, run, output, environment or {})
+            _child(self, run, output, environment or {}, prepare)
         return process, output
 
     def check(self, fault: str, run: Path, problem: str | None = None, *, wanted: str | None = None) -> None:
@@ -118,7 +123,9 @@ class Suite:
         yield self.folder / f"{name}-{self.number}" / "run"
 
 
-def _child(suite: Suite, run: Path, output: Path, environment: dict[str, str]) -> None:
+def _child(
+    suite: Suite, run: Path, output: Path, environment: dict[str, str], prepare: Callable[[], None] | None
+) -> None:
     os.environ.update(environment)
     failpoints.reload()
     with output.open("w", encoding="utf-8") as file:
@@ -126,6 +133,8 @@ def _child(suite: Suite, run: Path, output: Path, environment: dict[str, str]) -
         os.dup2(file.fileno(), 2)
     code = 1
     try:
+        if prepare is not None:
+            prepare()
         pipeline.train(suite.recipe, run)
         code = 0
     except TunesmithError as error:
@@ -326,6 +335,60 @@ def _same(run: Path) -> str | None:
     return digest(run) if (run / "adapter").exists() else None
 
 
+def real_memory_limits(suite: Suite) -> None:
+    """A batch that does not fit, under a limit of the address space and under one of a control group."""
+    rows = []
+    for number in range(256):
+        question = {"role": "user", "content": f"{number} " + "word " * 80}
+        rows.append({"messages": [question, {"role": "assistant", "content": "x" * 60}]})
+    large = suite.folder / "large.jsonl"
+    large.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    edits = [f"data.train={large}", "data.validation=null", "data.test=null", "adapter.lora_dropout=0"]
+    edits += ["train.eval_steps=null", "train.early_stopping_patience=null", "train.max_steps=2"]
+    edits += ["train.per_device_train_batch_size=256", "train.gradient_accumulation_steps=1"]
+    usual, suite.recipe = suite.recipe, load_recipe(suite.recipe.model_dump(), edits)
+    suite.train(suite.folder / "large" / "run")
+    reference = _weights(suite.folder / "large" / "run")
+    for where, prepare in _memory_limits():
+        with suite.fresh("limit") as run:
+            code, message = suite.train(run, prepare=prepare)
+            for _ in range(MOST_KILLS):
+                if code == -signal.SIGKILL:  # By the system, for its control group; the same command again.
+                    code, message = suite.train(run, prepare=prepare)
+            problem = None if code == 0 and "micro-batches of" in message else f"{code} {message}"
+            if problem is None:
+                far = max(float((a - b).abs().max()) for a, b in zip(reference, _weights(run), strict=True))
+                problem = None if far < CLOSE else f"a weight differs by {far}"
+            suite.check(f"a batch too large for {where}", run, problem, wanted=_same(run))
+    suite.recipe = usual
+    if GROUP.exists():
+        GROUP.rmdir()
+
+
+ALLOWED_BYTES = 350_000_000
+MOST_KILLS = 8
+GROUP = Path("/sys/fs/cgroup/memory/tunesmith-faults")
+
+
+def _memory_limits() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Real limits of memory, each with what puts this process under it."""
+
+    def limit_address_space() -> None:
+        now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (now + ALLOWED_BYTES, now + ALLOWED_BYTES))
+
+    def enter_group() -> None:
+        (GROUP / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+
+    yield "a limit of the address space", limit_address_space
+    try:  # Version 1 of control groups; where none may be made, this try is left out.
+        GROUP.mkdir(exist_ok=True)
+        (GROUP / "memory.limit_in_bytes").write_text(str(ALLOWED_BYTES), encoding="ascii")
+    except OSError:
+        return
+    yield "a control group", enter_group
+
+
 def not_a_number(suite: Suite) -> None:
     for step in (1, 6):
         with suite.fresh("nan") as run:
@@ -392,6 +455,7 @@ def main() -> int:
         two_at_once(suite, 1 if short else 5)
         stale_lock(suite)
         out_of_memory(suite)
+        real_memory_limits(suite)
         not_a_number(suite)
         changed_inputs(suite)
         return report(suite, write=not short)

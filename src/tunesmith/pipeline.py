@@ -7,6 +7,7 @@ stage can also be run alone, and saves its report there. A stage whose report ho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,8 +72,7 @@ def run(recipe: Recipe, folder: str | Path, *, fresh: bool = False, on_report: O
         TunesmithError: an error that the user can cause; see `tunesmith.errors`.
     """
     stages = [_check, _train, *([_evaluate] if recipe.data.test is not None else []), _export]
-    with Run(Path(folder)).one_writer():
-        prepared = Preparation(recipe, Run.create(Path(folder), recipe, fresh=fresh))
+    with _begun(recipe, folder, fresh=fresh) as prepared:
         return _in_order(stages, prepared, on_report)
 
 
@@ -86,8 +86,8 @@ def check(recipe: Recipe, folder: str | Path) -> Report:
     Raises:
         TunesmithError: an error that the user can cause.
     """
-    with Run(Path(folder)).one_writer():
-        return _check(Preparation(recipe, Run.create(Path(folder), recipe)))
+    with _begun(recipe, folder) as prepared:
+        return _check(prepared)
 
 
 def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]:
@@ -117,8 +117,7 @@ def train(recipe: Recipe, folder: str | Path, *, fresh: bool = False, on_report:
         StoppedError: stopped by a signal; the same call goes on.
         TunesmithError: an error that the user can cause.
     """
-    with Run(Path(folder)).one_writer():
-        prepared = Preparation(recipe, Run.create(Path(folder), recipe, fresh=fresh))
+    with _begun(recipe, folder, fresh=fresh) as prepared:
         return _in_order([_check, _train], prepared, on_report)[-1]
 
 
@@ -148,6 +147,16 @@ def export(folder: str | Path) -> Report:
     opened = Run.open(Path(folder))
     with opened.one_writer():
         return _export(Preparation(opened.recipe, opened))
+
+
+@contextmanager
+def _begun(recipe: Recipe, folder: str | Path, *, fresh: bool = False) -> Iterator[Preparation]:
+    """The run in `folder`, made or taken up, and held against other processes within the block."""
+    lock = Run(Path(folder))
+    with lock.one_writer():
+        begun = Run.create(lock.folder, recipe, fresh=fresh)
+        begun.killed_for_memory = lock.killed_for_memory and not fresh
+        yield Preparation(recipe, begun)
 
 
 def _in_order(
@@ -201,6 +210,7 @@ def _train(prepared: Preparation) -> Report:
             "validation data": split_digest(validation),
             "base model": prepared.base_digest,
             "chat template": prepared.template.digest,
+            "tokenizer": prepared.tokenizer_digest,
             "precision": prepared.precision,
         },
     )

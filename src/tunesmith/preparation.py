@@ -86,6 +86,13 @@ class Preparation:
         return load_tokenizer(self.tokenizer_folder)
 
     @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the tokenizer's vocabulary and rules."""
+        rules = getattr(self.tokenizer, "backend_tokenizer", None)
+        text = rules.to_str() if rules is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
     def template(self) -> ChatTemplate:
         """Encodes examples and prompts."""
         # A template that writes the date goes on writing the day on which the run was begun.

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from tunesmith._version import __version__
 from tunesmith.config import Recipe
+from tunesmith.control_groups import memory_kills
 from tunesmith.durable import write_text
 from tunesmith.errors import RunError, disk_errors
 from tunesmith.recipe_file import load_recipe
@@ -54,10 +55,15 @@ class Run:
 
     Args:
         folder: where it is; `create` makes one, `open` reads one.
+
+    Attributes:
+        killed_for_memory: whether the system killed the last process on this run for lack of memory; known within
+            `one_writer`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.killed_for_memory = False
 
     @classmethod
     def create(cls, folder: Path, recipe: Recipe, *, fresh: bool = False) -> Run:
@@ -174,9 +180,13 @@ class Run:
                     remedy="wait for it or stop it, or choose another folder with --run",
                 ) from None
         with held:
+            kills = memory_kills()
             if note.exists():
-                print(f"the last process on this run ({_holder(note)}) did not finish; going on", file=sys.stderr)
-            write_text(note, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": _now()}) + "\n")
+                self.killed_for_memory = kills > _noted_kills(note)
+                why = ": the system killed it for lack of memory" if self.killed_for_memory else ""
+                print(f"the last process on this run ({_holder(note)}) did not finish{why}; going on", file=sys.stderr)
+            about = {"pid": os.getpid(), "host": platform.node(), "since": _now(), "memory_kills": kills}
+            write_text(note, json.dumps(about) + "\n")
             try:
                 yield
             finally:
@@ -302,6 +312,14 @@ def _holder(note: Path) -> str:
         return f"process {held['pid']} on {held['host']}, since {held['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "it left no note"
+
+
+def _noted_kills(note: Path) -> int:
+    """How many kills for memory the last process saw when it began; infinite (no evidence) where it left no number."""
+    try:
+        return int(json.loads(note.read_text(encoding="utf-8"))["memory_kills"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return sys.maxsize
 
 
 def _now() -> str:

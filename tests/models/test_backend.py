@@ -134,21 +134,8 @@ def test_total_memory_is_within_the_machine() -> None:
     assert backend.memory_in_use_bytes() < backend.total_memory_bytes() <= 1 << 50
 
 
-def test_control_group_limits_of_both_versions(tmp_path: Path) -> None:
-    inner = tmp_path / "box" / "job"
-    inner.mkdir(parents=True)
-    (inner / "memory.max").write_text("max\n")
-    (tmp_path / "box" / "memory.max").write_text("3000\n")
-    old = tmp_path / "memory"
-    old.mkdir()
-    (old / "memory.limit_in_bytes").write_text("2000\n")
-    assert list(backend._control_group_limits(tmp_path, "0::/box/job\n")) == [3000]
-    assert list(backend._control_group_limits(tmp_path, "4:cpu:/\n3:memory:/elsewhere\n")) == [2000]
-    assert list(backend._control_group_limits(tmp_path, "")) == []
-
-
 def test_a_control_group_lowers_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_control_group_limits", lambda *_: iter([5000]))
+    monkeypatch.setattr(backend, "memory_limits", lambda: [5000])
     assert backend.total_memory_bytes() == 5000
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy
 import torch
 
+from tunesmith.control_groups import memory_limits
 from tunesmith.errors import ModelError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -211,33 +212,7 @@ def total_memory_bytes(device: torch.device | None = None) -> int:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 0
-    try:
-        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8")
-    except OSError:
-        groups = ""
-    return min([machine, *_control_group_limits(Path("/sys/fs/cgroup"), groups)])
-
-
-def _control_group_limits(root: Path, groups: str) -> Iterator[int]:
-    """The memory limits of the control groups in `groups` (the text of /proc/self/cgroup) and of their parents."""
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, name = root, "memory.max"
-        elif "memory" in controllers.split(","):
-            top, name = root / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        inner = top / path.lstrip("/")
-        for folder in (inner, *inner.parents):
-            if not folder.is_relative_to(top):
-                break
-            try:
-                limit = (folder / name).read_text(encoding="ascii").strip()
-            except OSError:
-                continue
-            if limit.isdigit():  # "max" where there is none
-                yield int(limit)
+    return min([machine, *memory_limits()])
 
 
 def synchronize(device: torch.device) -> None:

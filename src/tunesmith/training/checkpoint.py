@@ -103,15 +103,22 @@ class CheckpointStore:
         self.set_aside: list[str] = []
 
     def save(
-        self, state: TrainState, adapter: Mapping[str, torch.Tensor], optimizer: Mapping[str, torch.Tensor]
+        self,
+        state: TrainState,
+        adapter: Mapping[str, torch.Tensor],
+        optimizer: Mapping[str, torch.Tensor],
+        *,
+        replace: bool = False,
     ) -> Path:
         """Writes a checkpoint of `state.step` and removes those that are no longer kept.
+
+        A valid one of that step that is there stays, unless it is to be replaced: its state may have changed.
 
         Raises:
             DiskError: it cannot be written; the checkpoints that were there stay.
         """
         final = self._folder / f"step-{state.step:08d}"
-        if final.is_dir() and _problem(final) is None:  # The step that a resumed run began with.
+        if not replace and final.is_dir() and _problem(final) is None:  # The step that a resumed run began with.
             return final
         with disk_errors(self._folder), replaced_folder(final) as beside:
             files = {

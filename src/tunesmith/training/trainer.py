@@ -132,6 +132,10 @@ class Trainer:
         resumed_from = self._resume()
         if self._state.gradient_checkpointing:
             self._checkpoint_activations()
+        if self._run.killed_for_memory:
+            change = need_less_memory(self._state, self._checkpoint_activations)
+            self._say(f"the system killed the last process for lack of memory: {change}")
+            self._save(replace=True)  # If it is killed again, the next process goes on from this change.
         trackers = Trackers(self._accelerator, self._section, self._run)
         window = Window(self._state.window)
         if self._state.step == 0:
@@ -298,13 +302,13 @@ class Trainer:
     def _epoch(self) -> float:
         return round(self._state.step / self._plan.steps_per_epoch, 4)
 
-    def _save(self) -> None:
+    def _save(self, *, replace: bool = False) -> None:
         self._state.scaler = optim.scaler_numbers(self._accelerator)
         self._state.health = self._health.to_dict()
         for last_try in (False, True):
             try:
                 tensors = optim.optimizer_tensors(self._optimizer, self._parameters)
-                self._store.save(self._state, self._parameters, tensors)
+                self._store.save(self._state, self._parameters, tensors, replace=replace)
                 return
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -344,7 +348,7 @@ class Trainer:
         optim.load_parameters(self._parameters, newest.adapter())
         optim.load_optimizer(self._optimizer, self._parameters, newest.optimizer())
         optim.load_scaler(self._accelerator, newest.state.scaler)
-        self._run.keep_metrics(until_step=newest.state.step)
+        self._run.keep_metrics(until_step=newest.state.step or -1)
         self._forget_a_damaged_best()
         return newest.state.step
 
