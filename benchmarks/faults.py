@@ -38,6 +38,9 @@ from tunesmith.errors import TunesmithError
 from tunesmith.recipe_file import load_recipe
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
+RUN = Path("runs") / "run"
+"""Below the folder of a try: all runs and their parents have one name, since fail-points are called by file names."""
+
 STEPS = 12
 TRAINING = {
     "max_steps": STEPS,
@@ -75,12 +78,12 @@ class Suite:
         self.number = 0
         log = folder / "points"
         started = time.monotonic()
-        code, message = self.train(folder / "reference" / "run", environment={failpoints.LOG_VARIABLE: str(log)})
+        code, message = self.train(folder / "reference" / RUN, environment={failpoints.LOG_VARIABLE: str(log)})
         self.seconds = time.monotonic() - started
         if code != 0:
             raise SystemExit(f"the undisturbed run failed: {message}")
         self.points = _numbered(log.read_text(encoding="utf-8").split())
-        self.reference = digest(folder / "reference" / "run")
+        self.reference = digest(folder / "reference" / RUN)
 
     def train(
         self, run: Path, *, environment: dict[str, str] | None = None, prepare: Callable[[], None] | None = None
@@ -112,15 +115,14 @@ class Suite:
             elif digest(run) != (wanted or self.reference):
                 problem = "the adapter is another"
         if problem is not None:
-            row.lost.append(f"{run.parent.name}: {problem}")
-        shutil.rmtree(run.parent, ignore_errors=True)
+            row.lost.append(f"{run.parent.parent.name}: {problem}")
+        shutil.rmtree(run.parent.parent, ignore_errors=True)
 
     @contextmanager
     def fresh(self, name: str) -> Iterator[Path]:
         """A run folder for one try."""
         self.number += 1
-        # All runs have one name: the fail-points are called by file names.
-        yield self.folder / f"{name}-{self.number}" / "run"
+        yield self.folder / f"{name}-{self.number}" / RUN
 
 
 def _child(
@@ -215,16 +217,16 @@ def disk_errors(suite: Suite, every: int) -> None:
 def full_disk(suite: Suite, sizes: list[int]) -> None:
     for kilobytes in sizes:
         with suite.fresh("full") as run:
-            disk = run.parent.with_name(f"{run.parent.name}-disk") / "disk"
+            disk = run.parent.parent.with_name(f"{run.parent.parent.name}-disk")
             disk.mkdir(parents=True)
             mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
             if subprocess.run(mount, capture_output=True, check=False).returncode:
                 return  # Mounting is not allowed here.
             try:
-                code, message = suite.train(disk / "run")
+                code, message = suite.train(disk / RUN)
                 clear = code == 2 and "the disk is full" in message and "Traceback" not in message
                 subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-                suite.check("a full disk (tmpfs)", disk / "run", None if clear else f"{kilobytes} kB: {code} {message}")
+                suite.check("a full disk (tmpfs)", disk / RUN, None if clear else f"{kilobytes} kB: {code} {message}")
             finally:
                 subprocess.run(["umount", str(disk)], check=True)
 
@@ -294,7 +296,7 @@ def two_at_once(suite: Suite, count: int) -> None:
 
 def stale_lock(suite: Suite) -> None:
     with suite.fresh("stale") as run:
-        run.parent.mkdir()
+        run.parent.mkdir(parents=True)
         run.parent.joinpath(f".{run.name}.lock").write_text("")
         note = run.parent / f".{run.name}.lock.json"
         note.write_text(json.dumps({"pid": 999999, "host": "elsewhere", "since": "2020-01-01"}), encoding="utf-8")
@@ -306,8 +308,8 @@ def stale_lock(suite: Suite) -> None:
 def out_of_memory(suite: Suite) -> None:
     # Without dropout: its noise is drawn by micro-batch, and smaller ones draw other noise.
     with_dropout, suite.recipe = suite.recipe, load_recipe(suite.recipe.model_dump(), ["adapter.lora_dropout=0"])
-    suite.train(suite.folder / "no-dropout" / "run")
-    reference = _weights(suite.folder / "no-dropout" / "run")
+    suite.train(suite.folder / "no-dropout" / RUN)
+    reference = _weights(suite.folder / "no-dropout" / RUN)
     for where in ("forward:1", "forward:7", "forward:12"):
         with suite.fresh("memory") as run:
             code, message = suite.train(run, environment={failpoints.VARIABLE: f"{where}@1=oom"})
@@ -347,8 +349,8 @@ def real_memory_limits(suite: Suite) -> None:
     edits += ["train.eval_steps=null", "train.early_stopping_patience=null", "train.max_steps=2"]
     edits += ["train.per_device_train_batch_size=256", "train.gradient_accumulation_steps=1"]
     usual, suite.recipe = suite.recipe, load_recipe(suite.recipe.model_dump(), edits)
-    suite.train(suite.folder / "large" / "run")
-    reference = _weights(suite.folder / "large" / "run")
+    suite.train(suite.folder / "large" / RUN)
+    reference = _weights(suite.folder / "large" / RUN)
     for where, prepare in _memory_limits():
         with suite.fresh("limit") as run:
             code, message = suite.train(run, prepare=prepare)
@@ -445,10 +447,10 @@ def main() -> int:
         durable = sum(point.split(":")[0] in ("write", "sync", "rename") for point, _ in suite.points)
         print(f"undisturbed run: {suite.seconds:.1f} s, {durable} writes, syncs and renames", flush=True)
         killed_at_every_point(suite, durable // 8 if short else 1)
-        killed_at_random_moments(suite, 3 if short else 50)
+        killed_at_random_moments(suite, 3 if short else 60)
         stopped_within_a_step(suite, 2 if short else 8)
         disk_errors(suite, 12 if short else 3)
-        full_disk(suite, [60] if short else [20, 60, 100, 150, 200, 300])
+        full_disk(suite, [60] if short else [8, 20, 40, 60, 90, 120, 150, 180])
         damaged_checkpoints(suite)
         lost_renames(suite)
         skewed_times(suite)

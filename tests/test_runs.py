@@ -37,6 +37,12 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_that_a_killed_process_had_only_begun_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.yaml.new").write_text("mod")
+    assert Run.create(tmp_path / "run", RECIPE).recipe == RECIPE
+
+
 def test_a_trained_run_is_not_given_another_recipe(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", RECIPE)
     (run.checkpoints_folder / "step-00000001").mkdir(parents=True)
@@ -102,3 +108,16 @@ def test_a_failed_write_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path / "run")
+    with run.one_writer(), pytest.raises(RunError, match=r"another process is at work on this run \(process \d+"):
+        Run(tmp_path / "run").one_writer().__enter__()
+    assert capsys.readouterr().err == ""
+    note = tmp_path / ".run.lock.json"
+    note.write_text('{"pid": 7, "host": "h", "since": "s", "memory_kills": -1}')
+    with run.one_writer():
+        assert run.killed_for_memory, "the counter has grown since"
+    assert "process 7 on h, since s) did not finish: the system killed it for lack of memory" in capsys.readouterr().err
+    assert not note.exists()

@@ -79,7 +79,7 @@ class Run:
             DiskError: it cannot be written.
         """
         run = cls(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not run.recipe_file.exists():
+        if folder.is_dir() and not run.recipe_file.exists() and any(map(_is_foreign, folder.iterdir())):
             raise RunError(
                 "this folder holds other files and is not a run", place=str(folder), remedy="choose another with --run"
             )
@@ -304,6 +304,11 @@ class Run:
         numbered = re.compile(re.escape(place.name) + r"\.(\d+)")
         taken = [int(found[1]) for path in place.parent.iterdir() if (found := numbered.fullmatch(path.name))]
         place.rename(place.with_name(f"{place.name}.{max(taken, default=0) + 1}"))
+
+
+def _is_foreign(path: Path) -> bool:
+    """Not a file that a process of ours was writing when it was killed; see `durable`."""
+    return not (path.name.startswith(".") and path.name.endswith(".new"))
 
 
 def _holder(note: Path) -> str:
