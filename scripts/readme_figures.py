@@ -1,0 +1,88 @@
+"""Puts real figures into the READMEs: from a finished demo run, its printed output, and benchmarks/results.
+
+Usage: python scripts/readme_figures.py RUN OUTPUT_FILE
+RUN is the demo's run folder, OUTPUT_FILE what `make demo` printed (standard output and error together).
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+READMES = {"README.md": "en", "README.zh-CN.md": "zh"}
+SHOWN = re.compile(
+    r"^(?:(?:What the model|Training$|Base and tuned|Export$|check |train |evaluate |export |Done\.)|Training: done"
+    r"|  (?:Examples in|Tokens in train|Share of tokens|Parameters that train|Speed  |Peak memory of the process"
+    r"|Validation loss|Device|Computed in|Merged model|Mean KL|Same |Divergence)|Findings|  ·|             \S"
+    r"|Answering the test set .*done|Full report)"
+)
+FIGURES = (("exact_match", "Exact match"), ("bleu", "BLEU"), ("rouge_l", "ROUGE-L"), ("perplexity", "Perplexity"))
+TIMES = (
+    ("time_to_first_token_ms", "Time to first token, ms"),
+    ("ms_per_token", "Time per token, median, ms"),
+    ("peak_memory_gb", "Peak memory of answering, GB"),
+)
+HEADS = {
+    "en": ("| | base model | tuned model | gain, 95 % interval |", "test examples, on"),
+    "zh": ("| | 基座模型 | 微调后 | 提升的 95 % 区间 |", "个测试样本，机器："),
+}
+
+
+def main(run: Path, output: Path) -> None:
+    """Rewrites the marked blocks of both READMEs."""
+    evaluation = _figures(run / "reports" / "evaluate.json")
+    training = _figures(run / "reports" / "train.json")
+    faults = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text(encoding="utf-8"))
+    for name, language in READMES.items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        text = _replace(text, "output:demo", f"```text\n{_shortened(output.read_text(encoding='utf-8'))}\n```")
+        text = _replace(text, "figures:demo", _table(evaluation, training, language))
+        text = _replace(text, "figures:faults", _fault_table(faults))
+        path.write_text(text, encoding="utf-8")
+
+
+def _figures(path: Path) -> dict[str, dict[str, Any]]:
+    return {figure["name"]: figure for figure in json.loads(path.read_text(encoding="utf-8"))["figures"]}
+
+
+def _replace(text: str, mark: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+def _shortened(output: str) -> str:
+    """The lines that a reader wants, real ones, with ... where lines are left out."""
+    lines: list[str] = []
+    for line in output.splitlines():
+        if SHOWN.match(line) and "Location" not in line:
+            lines.append(line.rstrip())
+        elif lines and lines[-1] != "...":
+            lines.append("...")
+    return "\n".join(lines).removesuffix("\n...")
+
+
+def _table(evaluation: dict[str, dict[str, Any]], training: dict[str, dict[str, Any]], language: str) -> str:
+    head, on = HEADS[language]
+    rows = [head, "|---|---|---|---|"]
+    for row in FIGURES:
+        base, tuned, gain = (evaluation[f"{side}_{row[0]}"] for side in ("base", "tuned", "gain"))
+        interval = re.sub(r"^.*interval ", "", gain["detail"])
+        rows.append(f"| {row[1]} | {base['value']:.3f} | {tuned['value']:.3f} | {interval} |")
+    for row in TIMES:
+        base, tuned = (evaluation[f"{side}_{row[0]}"]["value"] for side in ("base", "tuned"))
+        rows.append(f"| {row[1]} | {base:.1f} | {tuned:.1f} | |")
+    examples, device = evaluation["test_examples"]["value"], training["device"]["value"]
+    return "\n".join(rows) + f"\n\n{examples} {on} {device}."
+
+
+def _fault_table(faults: dict[str, Any]) -> str:
+    rows = ["| fault | tries | lost |", "|---|---|---|"]
+    rows += [f"| {row['fault']} | {row['tries']} | {row['lost']} |" for row in faults["faults"]]
+    return "\n".join([*rows, f"| **all** | **{faults['tries']}** | **{faults['lost']}** |"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
