@@ -177,7 +177,7 @@ def missing_tracker(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
-        (wrong_key, ["2 problems", "did you mean 'learning_rate'?", "adapter.rank: unknown key"]),
+        (wrong_key, ["2 problems", "did you mean 'learning_rate'?", "adapter.rank: unknown key; did you mean 'r'?"]),
         (missing_file, ["trian.jsonl", "no such file", "train.jsonl"]),
         (empty_data, ["train.jsonl", "the file is empty"]),
         (all_rows_bad, ["data.train", "train.jsonl:1"]),
@@ -273,6 +273,26 @@ def test_a_signal_stops_with_75_and_the_same_command_resumes(recipe: Path, tmp_p
     assert "the same command goes on" in err
     stopped_at = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1].name
     assert stopped_at != "step-00002000"
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_stages(recipe: Path, tmp_path: Path) -> None:
+    run = f"{sys.executable} -m tunesmith.cli run {recipe} --run {tmp_path / 'run'} --set evaluate.limit=2"
+    done = subprocess.run(
+        ["bash", "-c", f"{run} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "export" / "merged" / "model.safetensors").is_file()
+
+
+def test_check_of_other_settings_leaves_a_trained_run_alone(command: Command, recipe: Path, tmp_path: Path) -> None:
+    assert command("train", recipe, "--run", tmp_path / "run")[0] == 0
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    code, out, _ = command("check", recipe, "--run", tmp_path / "run", "--set", "train.learning_rate=0.5")
+    assert (code, "check" in out) == (0, True)
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+    code, _, err = command("check", recipe, "--run", tmp_path / "run", "--set", f"data.train={tmp_path}/nope.jsonl")
+    assert code == 2
+    assert "no such file" in err
 
 
 def test_the_public_names_are_these() -> None:

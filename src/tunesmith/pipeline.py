@@ -38,7 +38,7 @@ from tunesmith.models.backend import (
 from tunesmith.models.loading import load_model
 from tunesmith.models.parity import compare, mean_divergence, record
 from tunesmith.preparation import Preparation, split_digest
-from tunesmith.report import Report
+from tunesmith.report import Report, Severity
 from tunesmith.runs import Run
 from tunesmith.training.report import build_report as build_train_report
 from tunesmith.training.trainer import Trainer
@@ -81,13 +81,18 @@ def check(recipe: Recipe, folder: str | Path) -> Report:
 
     Args:
         recipe: what would be trained.
-        folder: the run folder; report and dropped rows are written there.
+        folder: the run folder; report and dropped rows are written there, unless it holds a run that was trained with
+            another recipe.
 
     Raises:
         TunesmithError: an error that the user can cause.
     """
-    with _begun(recipe, folder) as prepared:
-        return _check(prepared)
+    run_ = Run(Path(folder))
+    with run_.one_writer():
+        if run_.belongs_to_another(recipe):
+            # The folder stays that of its trained run: nothing is written, the report is all.
+            return Preparation(recipe, run_).audit.report
+        return _check(Preparation(recipe, Run.create(run_.folder, recipe)))
 
 
 def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]:
@@ -178,6 +183,13 @@ def _check(prepared: Preparation) -> Report:
     if prepared.recipe.data.test is not None and report.passed:
         # A tokeniser that is not installed is told now, not after hours of training.
         check_metrics(prepared.recipe.evaluate, [_test_item(question) for question in _test_questions(prepared)])
+    if prepared.recipe.data.test is None:
+        report.add_finding(
+            Severity.NOTE,
+            "no-test-set",
+            "there is no test set: nothing will be evaluated, and no target can be set",
+            remedy="name one as data.test",
+        )
     prepared.write_accounts()
     prepared.run.save_report(report)
     return report

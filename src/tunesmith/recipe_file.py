@@ -17,6 +17,28 @@ from pydantic import BaseModel, ValidationError
 from tunesmith.config import FLOAT_WITHOUT_DOT, Recipe
 from tunesmith.errors import RecipeError
 
+ALIASES = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "lr_scheduler": "lr_scheduler_type",
+    "rank": "r",
+    "lora_r": "r",
+    "lora_rank": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "lora_target": "target_modules",
+    "cutoff_len": "max_length",
+    "sequence_len": "max_length",
+    "max_seq_length": "max_length",
+    "model_name_or_path": "name",
+    "base_model": "name",
+}
+"""What other tools call a key; for the hint only."""
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML that refuses a key given twice, of which plain YAML silently takes the last, and reads 3e-4 as a number."""
@@ -122,7 +144,8 @@ def _explain(error: ValidationError) -> list[str]:
         names, known = _walk(item["loc"])
         messages = lines.setdefault(".".join(names), [])
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+            alias = [ALIASES[names[-1]]] if ALIASES.get(names[-1]) in known else []
+            near = alias or difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
             messages.append("unknown key; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"))
         elif item["type"] == "missing":
             messages.append("missing")

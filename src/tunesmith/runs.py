@@ -276,17 +276,24 @@ class Run:
     def _has_trained(self) -> bool:
         return self.recipe_file.is_file() and (self.checkpoints_folder.is_dir() or self.adapter_folder.is_dir())
 
-    def _refuse_changes(self, recipe: Recipe) -> None:
-        """A run goes on only with what it was begun with, except for `MAY_CHANGE` and more epochs or steps."""
-        old, new = self.recipe, recipe
-        changed = []
+    def belongs_to_another(self, recipe: Recipe) -> bool:
+        """Whether the folder holds a run that was trained with what `recipe` may not change."""
+        return self._has_trained() and bool(self._changes(recipe))
+
+    def _changes(self, recipe: Recipe) -> list[str]:
+        """What differs from the run's recipe, except for `MAY_CHANGE` and more epochs or steps."""
+        old, changed = self.recipe, []
         for section in TRAINING_SECTIONS:
-            before, after = getattr(old, section), getattr(new, section)
+            before, after = getattr(old, section), getattr(recipe, section)
             for key in type(before).model_fields:
                 name, was, now = f"{section}.{key}", getattr(before, key), getattr(after, key)
                 longer = name in MAY_GROW and None not in (was, now) and now > was
                 if was != now and name not in MAY_CHANGE and not longer:
-                    changed.append(f"{name}: {was} -> {now}")
+                    changed.append(f"{name}: {_as_written(was)} -> {_as_written(now)}")
+        return changed
+
+    def _refuse_changes(self, recipe: Recipe) -> None:
+        changed = self._changes(recipe)
         if changed:
             raise RunError(
                 "this run was begun with another recipe\n" + "\n".join(f"  - {line}" for line in changed),
@@ -304,6 +311,11 @@ class Run:
         numbered = re.compile(re.escape(place.name) + r"\.(\d+)")
         taken = [int(found[1]) for path in place.parent.iterdir() if (found := numbered.fullmatch(path.name))]
         place.rename(place.with_name(f"{place.name}.{max(taken, default=0) + 1}"))
+
+
+def _as_written(value: object) -> str:
+    """A value as it stands in a recipe."""
+    return "null" if value is None else str(value)
 
 
 def _is_foreign(path: Path) -> bool:

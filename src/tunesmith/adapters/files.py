@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunesmith.adapters.contract import CONTRACT_FILE, Contract
 from tunesmith.adapters.methods import initial_factors
 from tunesmith.durable import replaced_folder
-from tunesmith.errors import AdapterError
+from tunesmith.errors import AdapterError, ModelError
 from tunesmith.models.backend import Precision, torch_dtype
 from tunesmith.models.catalog import hub_id_of, portable_name
 from tunesmith.models.loading import check_safetensors, first_line, quiet_transformers, refuse_pickles
@@ -107,7 +107,11 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, precision: Precision) 
         raise AdapterError(
             f"the adapter folder has no {WEIGHTS_FILE}", place=str(folder), remedy="copy it again, whole"
         )
-    check_safetensors(weights)
+    try:
+        check_safetensors(weights)
+    except ModelError as error:
+        remedy = "copy it again, whole; in a run of yours, tunesmith train RUN/recipe.yaml --run RUN writes it anew"
+        raise AdapterError(error.message, place=error.place, remedy=remedy) from None
     state = load_file(weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,6 +14,10 @@ A merge of half the scale loses about a quarter, a forgotten merge all of it, ho
 """
 
 
+WORTH_A_WORD = 0.8
+"""Below this share of equal greedy answers a merge that is within the bound is told with a warning."""
+
+
 @dataclass(frozen=True)
 class ParityCheck:
     """What was measured of the merged model.
@@ -86,6 +90,14 @@ def _add_parity(report: Report, check: ParityCheck, precision: str) -> None:
         "nats",
         f"what the adapter changes; merging may lose {MAX_EFFECT_SHARE:.0%} of it",
     )
+    if parity.answer_agreement < WORTH_A_WORD and not check.failures(bound):
+        report.add_finding(
+            Severity.WARNING,
+            "answers-part-at-near-ties",
+            f"only {parity.answer_agreement:.0%} of the greedy answers are the same: the model often has two tokens "
+            f"that are equally likely within the rounding of {precision}, and then either may come",
+            remedy="train longer, so that answers are surer; or model.precision: fp32",
+        )
     failures = check.failures(bound)
     if failures:
         report.add_finding(

@@ -97,8 +97,7 @@ def resolve_model(section: ModelSection, *, weights: bool = True) -> Path:
         raise _unknown(name)
     if path.is_dir():
         read_config(path)
-        if weights:
-            check_weights_safe(path)
+        check_weights_safe(path)
         return path
     if path.suffix.lower() == ".gguf":
         return _from_gguf(path)

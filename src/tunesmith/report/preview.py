@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from tunesmith.report.console import OutputConsole
 from tunesmith.report.text import visible
 
 TRAINED_STYLE = "bold green"
@@ -20,7 +21,7 @@ def print_example(place: str, pieces: Sequence[tuple[str, bool, int]], console: 
         pieces: parts of the text, whether each is trained on, and how many tokens it is.
         console: where to print; standard output by default.
     """
-    console = console or Console(highlight=False)
+    console = console or OutputConsole(highlight=False)
     total = sum(tokens for _, _, tokens in pieces)
     trained = sum(tokens for _, is_trained, tokens in pieces if is_trained)
     console.print(Text(f"── {place} · {total} tokens, {trained} of them trained on (", style="dim"), end="")

@@ -13,6 +13,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tunesmith.report.charts import finite_points, group_charts
+from tunesmith.report.console import OutputConsole
 from tunesmith.report.report import Figure, Finding, Report, Sample, Series, Severity, Table
 from tunesmith.report.text import format_cells, format_value, numeric_columns, plural, visible
 
@@ -38,7 +39,7 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
         console: where to; standard output by default.
         verbose: print all evidence, rows and samples, at full length.
     """
-    _Printer(console or Console(), verbose).print(report)
+    _Printer(console or OutputConsole(), verbose).print(report)
 
 
 def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:

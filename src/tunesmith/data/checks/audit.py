@@ -81,7 +81,7 @@ def audit(
     Args:
         reads: rows of each split, "train" first.
         template: of the base model.
-        max_length: longest example in tokens; None chooses it from the training data.
+        max_length: longest example in tokens; None chooses it from the training and validation data.
         context_length: most tokens the base model can take, None if it does not say.
         skip_bad_rows: leave out the rows that the template refuses, instead of ending with a list of them.
 
@@ -92,7 +92,8 @@ def audit(
     report = Report("check", "What the model will be trained on")
     dropped = _bad_rows(reads)
     whole = {name: _encode(name, read, template, dropped, skip_bad_rows=skip_bad_rows) for name, read in reads.items()}
-    longest = _longest(max_length, [len(t.input_ids) for _, t in whole["train"]], context_length)
+    trained_or_watched = [len(t.input_ids) for name in whole if name != "test" for _, t in whole[name]]
+    longest = _longest(max_length, trained_or_watched, context_length)
     splits = {}
     for name, pairs in whole.items():
         limit = context_length if name == "test" else longest
