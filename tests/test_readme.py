@@ -168,6 +168,14 @@ def test_both_readmes_say_the_same() -> None:
     assert numbers[0] == numbers[1]
 
 
+def test_the_figures_are_real_ones() -> None:
+    faults = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text(encoding="utf-8"))
+    for text in READMES.values():
+        assert "Exact match" in marked(text, "output:demo")
+        assert "| Exact match |" in marked(text, "figures:demo")
+        assert f"| **{faults['tries']}** | **{faults['lost']}** |" in marked(text, "figures:faults")
+
+
 def test_the_exit_codes_are_those_of_the_code() -> None:
     from tunesmith import cli, errors
 
