@@ -37,8 +37,8 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
 }
 """Headings of docs/recipe.md, and the section each describes."""
 
-STRANGE = re.compile(r"/work/|/root/|/home/|/tmp/|\bsessions?\b|\bworkplaces?\b", re.IGNORECASE)
-"""What belongs to where the project is made, not to the project."""
+STRANGE = re.compile(r"/root/|/home/|/tmp/")
+"""Folders of one machine, which no reader has."""
 
 
 def documents() -> list[Path]:
