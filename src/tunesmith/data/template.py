@@ -26,7 +26,6 @@ from tunesmith.data.records import IGNORED_LABEL, Example, Message, Place, Token
 from tunesmith.data.tokens import TextTokenizer, Tokens
 from tunesmith.data.turns import RenderedChat, Span, TemplateRenderer, TurnFinder, any_of
 from tunesmith.errors import TemplateError
-from tunesmith.progress import track
 
 if TYPE_CHECKING:  # importing the class loads torch
     from transformers import PreTrainedTokenizerBase
@@ -160,21 +159,6 @@ class ChatTemplate:
                     yield encoded
                 else:
                     yield _tokenized(encoded, example.place, max_length)
-
-    def encode_all(
-        self, examples: Sequence[Example], max_length: int | None = None, what: str = "Encoding"
-    ) -> list[TokenizedExample]:
-        """`encode` for all of `examples`, with progress shown as `what`.
-
-        Raises:
-            TemplateError: that of the first example that cannot be encoded.
-        """
-        done: list[TokenizedExample] = []
-        for encoded in track(self.encode_many(examples, max_length), what, total=len(examples), unit="examples"):
-            if isinstance(encoded, TemplateError):
-                raise encoded
-            done.append(encoded)
-        return done
 
     def encode_prompt(self, messages: Sequence[Message], *, place: str = "prompt") -> list[int]:
         """Token ids of a conversation that awaits an answer: `messages`, then the generation prompt.

@@ -228,13 +228,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def make_deterministic() -> None:
-    """Makes CUDA give the same result for the same input; slower. The CPU paths in use are so already."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-
-
 def describe_device(device: torch.device) -> str:
     """One line for reports, as "CPU, 2 cores, avx512_bf16, 24 GB"."""
     memory = f"{total_memory_bytes(device) / 1e9:.0f} GB"
