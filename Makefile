@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults bench-health bench-run-cost lint format data clean
+.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale lint format data clean
 
 # In a folder of its own, from scratch each time: runs of yours, such as runs/demo, are never touched.
 demo: $(VENV)/.installed
@@ -24,6 +24,14 @@ bench-health: $(VENV)/.installed-dev
 # What checkpoints and health cost of a demo run.
 bench-run-cost: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run_cost
+
+# Faults planted in made-up data, and how many of each the check finds.
+bench-check-truth: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.check_truth
+
+# Time, memory and disk of the check on 10,000 to 1,000,000 rows.
+bench-check-scale: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.check_scale
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -29,19 +29,41 @@ HEADS = {
     "zh": ("| | 基座模型 | 微调后 | 提升的 95 % 区间 |", "个测试样本，机器："),
 }
 
+TRUTH_HEADS = {
+    "en": ("| fault | planted | found |", "Of {clean} clean rows {alarms} were flagged by some rule."),
+    "zh": ("| 问题 | 埋入 | 发现 |", "在 {clean} 条干净的行中，有 {alarms} 条被某条规则误报。"),
+}
+SCALE_HEADS = {
+    "en": (
+        "| rows of train | seconds | µs a row | peak memory of all processes, GB | disk while it runs, GB |",
+        "Rows of about 200 tokens, 1,000 rows of test, on: {device}.",
+    ),
+    "zh": (
+        "| 训练集行数 | 秒 | 每行微秒 | 所有进程的峰值内存，GB | 运行时占用磁盘，GB |",
+        "每行约 200 个 token，测试集 1,000 行，机器：{device}。",
+    ),
+}
+
 
 def main(run: Path, output: Path) -> None:
     """Rewrites the marked blocks of both READMEs."""
     evaluation = _figures(run / "reports" / "evaluate.json")
     training = _figures(run / "reports" / "train.json")
-    faults = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text(encoding="utf-8"))
+    faults = _result("faults")
     for name, language in READMES.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")
         text = _replace(text, "output:demo", f"```text\n{_shortened(output.read_text(encoding='utf-8'))}\n```")
         text = _replace(text, "figures:demo", _table(evaluation, training, language))
         text = _replace(text, "figures:faults", _fault_table(faults))
+        text = _replace(text, "figures:truth", _truth_table(_result("check_truth"), language))
+        text = _replace(text, "figures:scale", _scale_table(_result("check_scale"), language))
         path.write_text(text, encoding="utf-8")
+
+
+def _result(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _figures(path: Path) -> dict[str, dict[str, Any]]:
@@ -82,6 +104,32 @@ def _fault_table(faults: dict[str, Any]) -> str:
     rows = ["| fault | tries | lost |", "|---|---|---|"]
     rows += [f"| {row['fault']} | {row['tries']} | {row['lost']} |" for row in faults["faults"]]
     return "\n".join([*rows, f"| **all** | **{faults['tries']}** | **{faults['lost']}** |"])
+
+
+def _truth_table(truth: dict[str, Any], language: str) -> str:
+    """Planted and found by kind, over all made sets; clean rows flagged by any rule of the kind."""
+    kinds: dict[str, list[int]] = {}
+    for outcome in truth["made"].values():
+        for kind in outcome["kinds"]:
+            counts = kinds.setdefault(kind["kind"], [0, 0])
+            counts[0] += kind["planted"]
+            counts[1] += kind["found"]
+    clean = sum(outcome["clean_rows"] for outcome in truth["made"].values())
+    alarms = sum(sum(outcome["false_alarms"].values()) for outcome in truth["made"].values())
+    head, last = TRUTH_HEADS[language]
+    rows = [head, "|---|---|---|"]
+    rows += [f"| {kind} | {planted:,} | {found:,} |" for kind, (planted, found) in kinds.items()]
+    return "\n".join(rows) + "\n\n" + last.format(clean=f"{clean:,}", alarms=f"{alarms:,}")
+
+
+def _scale_table(scale: dict[str, Any], language: str) -> str:
+    head, last = SCALE_HEADS[language]
+    rows = [head, "|---|---|---|---|---|"]
+    for size in scale["sizes"]:
+        memory, disk = size["peak_memory_bytes"] / 1e9, size["peak_disk_bytes"] / 1e9
+        microseconds = size["microseconds_per_row"]
+        rows.append(f"| {size['rows']:,} | {size['seconds']:.0f} | {microseconds:.0f} | {memory:.2f} | {disk:.2f} |")
+    return "\n".join(rows) + "\n\n" + last.format(device=scale["machine"]["device"])
 
 
 if __name__ == "__main__":

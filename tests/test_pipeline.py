@@ -147,7 +147,9 @@ def test_plain_text_trains_and_has_nothing_to_answer(tmp_path: Path) -> None:
     model = tiny_model_folder(tmp_path / "model")
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"Paragraph {n} of a plain text." for n in range(12)), encoding="utf-8")
-    recipe = load_recipe(tiny_recipe(tmp_path, model, data={"train": str(text), "validation": str(text)}))
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("Another text that was held out.\n\nAnd one more of them.", encoding="utf-8")
+    recipe = load_recipe(tiny_recipe(tmp_path, model, data={"train": str(text), "validation": str(held_out)}))
     assert tunesmith.train(recipe, tmp_path / "run").passed
     no_test = load_recipe(recipe.model_dump(), [f"data.test={text}"])
     (tmp_path / "run" / "recipe.yaml").write_text(no_test.to_yaml(), encoding="utf-8")
@@ -161,9 +163,9 @@ def test_rows_that_are_skipped_are_accounted_for(tmp_path: Path) -> None:
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"messages": [{"role": "user", "content": "?"}]}\nnot json\n')
     report = tunesmith.check(load_recipe(values), tmp_path / "run")
-    assert report.tables[0].rows[0] == ("train", 26, 24, 2)
+    assert report.tables[0].rows[0] == ("train", 26, 24, 2, 0, 24)
     dropped = [json.loads(line) for line in (tmp_path / "run/data/dropped.jsonl").read_text().splitlines()]
-    assert [row["place"] for row in dropped] == [f"{tmp_path}/train.jsonl:25", f"{tmp_path}/train.jsonl:26"]
+    assert [(row["file"], row["line"]) for row in dropped] == [(f"{tmp_path}/train.jsonl", n) for n in (25, 26)]
     assert "no assistant turn" in dropped[0]["reason"]
 
 

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 import tunesmith
 from tunesmith import config
-from tunesmith.cli import _parser
+from tunesmith.cli import _parser, _recipe_and_folder
+from tunesmith.data.checks.codes import CODES
 from tunesmith.data.records import Place
 from tunesmith.data.shapes import convert_row
 from tunesmith.recipe_file import load_recipe
@@ -29,6 +30,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "data": config.DataSection,
     "data.train (hub dataset)": config.HubDataset,
     "data.mapping": config.ColumnMapping,
+    "data.rules": config.DataRules,
     "adapter": config.AdapterSection,
     "train": config.TrainSection,
     "evaluate": config.EvaluateSection,
@@ -94,7 +96,7 @@ def test_every_command_of_a_document_is_one(name: str, monkeypatch: pytest.Monke
             options = _parser().parse_args(words[1:])  # exits, and so fails the test, where it is no command
             recipe: Path | None = getattr(options, "recipe", None)
             if recipe is not None and recipe.name not in named_here:
-                load_recipe(recipe, options.edits)
+                _recipe_and_folder(options)
         elif program == "pip":
             assert words[1] == "install"
         else:
@@ -113,7 +115,7 @@ def test_the_table_of_commands_holds_every_subcommand(name: str) -> None:
 @pytest.mark.parametrize("name", README_NAMES)
 def test_every_recipe_of_a_readme_loads(name: str) -> None:
     recipes = blocks(READMES[name], "yaml")
-    assert len(recipes) == 2
+    assert len(recipes) == 3
     for text in recipes:
         load_recipe(yaml.safe_load(text))
 
@@ -173,6 +175,8 @@ def test_the_figures_are_real_ones() -> None:
     for text in READMES.values():
         assert "Exact match" in marked(text, "output:demo")
         assert "| Exact match |" in marked(text, "figures:demo")
+        assert "near-duplicate" in marked(text, "figures:truth")
+        assert "1,000,000" in marked(text, "figures:scale")
         assert f"| **{faults['tries']}** | **{faults['lost']}** |" in marked(text, "figures:faults")
 
 
@@ -188,7 +192,14 @@ def recipe_sections() -> dict[str, list[list[str]]]:
     """The tables of docs/recipe.md by their heading."""
     text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     parts = re.split(r"^##+ (.+)$", text, flags=re.MULTILINE)[1:]
-    return {title: table_rows(body) for title, body in zip(parts[::2], parts[1::2], strict=True)}
+    sections = {title: table_rows(body) for title, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {title: rows for title, rows in sections.items() if title != "Findings of the check"}
+
+
+def test_every_code_of_the_check_is_described() -> None:
+    text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    body = re.split(r"^##+ .+$", text.partition("### Findings of the check\n")[2], flags=re.MULTILINE)[0]
+    assert {row[0].strip("`"): row[1] for row in table_rows(body)} == CODES
 
 
 def test_every_section_of_a_recipe_is_described() -> None:
@@ -210,7 +221,7 @@ def test_every_key_of_a_section_is_described_with_its_default(title: str) -> Non
         elif isinstance(value, BaseModel):
             assert default == "none"
         else:
-            assert yaml.safe_load(default.strip("`")) == value, field
+            assert value in (default.strip("`"), yaml.safe_load(default.strip("`"))), field  # YAML reads on as true
         for choice in literals(field.annotation):
             assert f"`{choice}`" in kind, f"{title}: {kind} does not name {choice}"
 

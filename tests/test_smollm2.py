@@ -13,8 +13,9 @@ import torch
 import tunesmith
 from tunesmith.data.records import Message
 from tunesmith.data.template import ChatTemplate
+from tunesmith.models.folder import load_tokenizer
 from tunesmith.models.generation import generate
-from tunesmith.models.loading import load_model, load_tokenizer
+from tunesmith.models.loading import load_model
 from tunesmith.recipe_file import load_recipe
 
 pytestmark = pytest.mark.network

@@ -17,10 +17,11 @@ from tunesmith._version import __version__
 
 if TYPE_CHECKING:
     from tunesmith.chat import Chat
+    from tunesmith.check_stage import check, preview
     from tunesmith.config import Recipe
     from tunesmith.errors import TunesmithError
     from tunesmith.machine import doctor
-    from tunesmith.pipeline import check, evaluate, export, preview, run, train
+    from tunesmith.pipeline import evaluate, export, run, train
     from tunesmith.recipe_file import load_recipe
     from tunesmith.report import Figure, Finding, Report, Sample, Series, Severity, Table
     from tunesmith.runs import Run
@@ -50,10 +51,11 @@ __all__ = [
 
 _MODULES = {
     "tunesmith.chat": ("Chat",),
+    "tunesmith.check_stage": ("check", "preview"),
     "tunesmith.config": ("Recipe",),
     "tunesmith.machine": ("doctor",),
     "tunesmith.errors": ("TunesmithError",),
-    "tunesmith.pipeline": ("check", "evaluate", "export", "preview", "run", "train"),
+    "tunesmith.pipeline": ("evaluate", "export", "run", "train"),
     "tunesmith.recipe_file": ("load_recipe",),
     "tunesmith.report": ("Figure", "Finding", "Report", "Sample", "Series", "Severity", "Table"),
     "tunesmith.runs": ("Run",),

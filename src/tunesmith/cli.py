@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -21,6 +22,12 @@ from tunesmith.errors import EXIT_DONE, EXIT_GATE_FAILED, TunesmithError
 if TYPE_CHECKING:
     from tunesmith.config import Recipe
     from tunesmith.report import Report
+
+CHECKED_FOR = "smollm2-135m"
+"""The model whose tokenizer checks a data file given without a recipe."""
+
+DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
+"""A file that ends so is data, not a recipe."""
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -65,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     command = add("run", parents=[recipe, fresh, output], help="check, train, evaluate and export, with gates between")
     command.set_defaults(command=_run)
     command = add("check", parents=[recipe, output], help="audit the data before a model is loaded")
+    command.description = (
+        "Audits the data that a recipe names. RECIPE may also be a data file, which is checked as training data for "
+        f"{CHECKED_FOR}; --set model.name=... takes another model's tokenizer, --set data.test=... adds a test set."
+    )
+    command.add_argument(
+        "--write", metavar="FOLDER", type=Path, help="write the cleaned splits and a manifest of every row to FOLDER"
+    )
     command.add_argument(
         "--show", metavar="N", type=_count, default=0, help="print N examples, trained tokens coloured"
     )
@@ -107,7 +121,7 @@ def _temperature(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
-    pipeline = _import_pipeline()
+    pipeline = _import("tunesmith.pipeline")
     recipe, folder = _recipe_and_folder(options)
     reports = pipeline.run(
         recipe, folder, fresh=options.fresh, on_report=None if options.json else lambda report: _show(report, folder)
@@ -123,17 +137,21 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tunesmith.report.preview import print_example
 
-    pipeline = _import_pipeline()
     recipe, folder = _recipe_and_folder(options)
+    check_stage = _import("tunesmith.check_stage")
     if options.show:
-        for example, pieces in pipeline.preview(recipe, options.show):
+        for example, pieces in check_stage.preview(recipe, options.show):
             print_example(str(example.place), pieces)
         return EXIT_DONE
-    return _finish(pipeline.check(recipe, folder), folder, options)
+    report = check_stage.check(recipe, folder, write_to=options.write)
+    code = _finish(report, folder, options)
+    if options.write is not None and not options.json:
+        print(f"Cleaned splits: {options.write}")
+    return code
 
 
 def _train(options: argparse.Namespace) -> int:
-    pipeline = _import_pipeline()
+    pipeline = _import("tunesmith.pipeline")
     recipe, folder = _recipe_and_folder(options)
     on_report = None if options.json else lambda report: _show(report, folder)
     report = pipeline.train(recipe, folder, fresh=options.fresh, on_report=on_report)
@@ -143,12 +161,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    pipeline = _import_pipeline()
+    pipeline = _import("tunesmith.pipeline")
     return _finish(pipeline.evaluate(options.run), options.run, options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    pipeline = _import_pipeline()
+    pipeline = _import("tunesmith.pipeline")
     return _finish(pipeline.export(options.run), options.run, options)
 
 
@@ -174,18 +192,20 @@ def _doctor(options: argparse.Namespace) -> int:
     return _finish(doctor(), None, options)
 
 
-def _import_pipeline() -> ModuleType:
+def _import(module: str) -> ModuleType:
     """torch and transformers take seconds to import: that is said, like all that takes long."""
     from tunesmith.progress import task
 
     with task("Starting"):
-        from tunesmith import pipeline
-    return pipeline
+        return import_module(module)
 
 
 def _recipe_and_folder(options: argparse.Namespace) -> tuple[Recipe, Path]:
     from tunesmith.recipe_file import load_recipe
 
+    if options.recipe.suffix.lower() in DATA_ENDINGS and options.command is _check:
+        values = {"model": {"name": CHECKED_FOR}, "data": {"train": str(options.recipe)}}
+        return load_recipe(values, options.edits), options.run or Path("runs") / f"check-{options.recipe.stem}"
     recipe = load_recipe(options.recipe, options.edits)
     return recipe, options.run or Path("runs") / options.recipe.stem
 

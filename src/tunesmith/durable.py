@@ -70,6 +70,18 @@ def write_text(path: Path, text: str) -> None:
             beside.unlink(missing_ok=True)
 
 
+def move(source: Path, target: Path) -> None:
+    """Puts a finished file in place of `target`; both are on one file system.
+
+    Raises:
+        DiskError: it cannot be renamed; `target` stays as it was.
+    """
+    with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sync(source)
+        rename(source, target)
+
+
 def replace_folder(source: Path, target: Path) -> None:
     """Puts the folder `source`, whole and beside, in place of `target`; an error leaves `target` as it was.
 

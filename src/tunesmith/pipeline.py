@@ -15,15 +15,15 @@ import torch
 from tunesmith.adapters.contract import GOLDEN_TEXTS, Contract, make_golden, read_contract
 from tunesmith.adapters.files import adapter_has_effect, save_adapter
 from tunesmith.adapters.methods import attach_adapter, describe_adapter, merge_obstacle, trainable_parameters
+from tunesmith.check_stage import run_check
 from tunesmith.config import Recipe
 from tunesmith.data.batching import collate
 from tunesmith.data.questions import Question
-from tunesmith.data.records import Example
-from tunesmith.data.template import Piece
 from tunesmith.durable import replace_folder, write_text
 from tunesmith.errors import AdapterError, DataError, TrainError
-from tunesmith.evaluation.evaluator import TestItem, answer_test_set, build_report, check_metrics
+from tunesmith.evaluation.evaluator import TestItem, answer_test_set, build_report
 from tunesmith.evaluation.latency import Latency, measure_latency
+from tunesmith.evaluation.metrics import check_bleu
 from tunesmith.exporting.card import model_card
 from tunesmith.exporting.merge import merge_adapter
 from tunesmith.exporting.report import ParityCheck
@@ -37,8 +37,8 @@ from tunesmith.models.backend import (
 )
 from tunesmith.models.loading import load_model
 from tunesmith.models.parity import compare, mean_divergence, record
-from tunesmith.preparation import Preparation, split_digest
-from tunesmith.report import Report, Severity
+from tunesmith.preparation import Preparation
+from tunesmith.report import Report
 from tunesmith.runs import Run
 from tunesmith.training.report import build_report as build_train_report
 from tunesmith.training.trainer import Trainer
@@ -74,36 +74,6 @@ def run(recipe: Recipe, folder: str | Path, *, fresh: bool = False, on_report: O
     stages = [_check, _train, *([_evaluate] if recipe.data.test is not None else []), _export]
     with _begun(recipe, folder, fresh=fresh) as prepared:
         return _in_order(stages, prepared, on_report)
-
-
-def check(recipe: Recipe, folder: str | Path) -> Report:
-    """Audits the data; only the base model's tokenizer is loaded.
-
-    Args:
-        recipe: what would be trained.
-        folder: the run folder; report and dropped rows are written there, unless it holds a run that was trained with
-            another recipe.
-
-    Raises:
-        TunesmithError: an error that the user can cause.
-    """
-    run_ = Run(Path(folder))
-    with run_.one_writer():
-        if run_.belongs_to_another(recipe):
-            # The folder stays that of its trained run: nothing is written, the report is all.
-            return Preparation(recipe, run_).audit.report
-        return _check(Preparation(recipe, Run.create(run_.folder, recipe)))
-
-
-def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]:
-    """The first `count` training examples as the model sees them: pieces of text, each with whether it is trained on.
-
-    Raises:
-        TunesmithError: an error that the user can cause.
-    """
-    prepared = Preparation(recipe, Run(Path()))
-    for example in prepared.split("train").examples[:count]:
-        yield example, prepared.template.describe(example, prepared.audit.max_length)
 
 
 def train(recipe: Recipe, folder: str | Path, *, fresh: bool = False, on_report: OnReport | None = None) -> Report:
@@ -179,20 +149,7 @@ def _in_order(
 
 
 def _check(prepared: Preparation) -> Report:
-    report = prepared.audit.report
-    if prepared.recipe.data.test is not None and report.passed:
-        # A tokeniser that is not installed is told now, not after hours of training.
-        check_metrics(prepared.recipe.evaluate, [_test_item(question) for question in _test_questions(prepared)])
-    if prepared.recipe.data.test is None:
-        report.add_finding(
-            Severity.NOTE,
-            "no-test-set",
-            "there is no test set: nothing will be evaluated, and no target can be set",
-            remedy="name one as data.test",
-        )
-    prepared.write_accounts()
-    prepared.run.save_report(report)
-    return report
+    return run_check(prepared, prepared.run)
 
 
 def _train(prepared: Preparation) -> Report:
@@ -218,8 +175,8 @@ def _train(prepared: Preparation) -> Report:
         precision=prepared.precision,
         pad_token_id=prepared.template.pad_token_id,
         fingerprint={
-            "training data": split_digest(train_split),
-            "validation data": split_digest(validation),
+            "training data": train_split.digest,
+            "validation data": validation.digest,
             "base model": prepared.base_digest,
             "chat template": prepared.template.digest,
             "tokenizer": prepared.tokenizer_digest,
@@ -267,7 +224,7 @@ def _evaluate(prepared: Preparation) -> Report:
     adapter_folder = prepared.check_adapter()
     asked = _test_questions(prepared)
     items = [_test_item(question) for question in asked]
-    check_metrics(section, items)
+    check_bleu([question.reference for question in asked], tokenize=section.tokenize)
     configure_allocator()
     max_new_tokens = _max_new_tokens(prepared, asked)
     base = prepared.load_base()

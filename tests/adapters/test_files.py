@@ -17,7 +17,7 @@ from tunesmith.adapters.contract import read_contract
 from tunesmith.adapters.files import adapter_has_effect, load_adapter, save_adapter
 from tunesmith.adapters.methods import attach_adapter
 from tunesmith.errors import AdapterError, DiskError, UnsafeWeightsError
-from tunesmith.models.loading import load_tokenizer
+from tunesmith.models.folder import load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 

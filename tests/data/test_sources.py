@@ -5,6 +5,7 @@ import gzip
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,18 +16,51 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.config import DataSection, HubDataset
-from tunesmith.data import json_rows
-from tunesmith.data.records import Message, Place
-from tunesmith.data.sources import BadRow, ReadResult, iter_rows, read_examples
+from tests.tiny import byte_tokenizer
+from tunesmith.config import DataRules, DataSection, HubDataset
+from tunesmith.data.checks.entries import FlagStore, Journal
+from tunesmith.data.checks.scanned import scan_splits
+from tunesmith.data.records import Example, Message, Place
+from tunesmith.data.rows import BadRow
+from tunesmith.data.sources import iter_rows
+from tunesmith.data.store import Scratch
+from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError, MissingPackageError
 
 GOOD = b'{"prompt": "a", "completion": "b"}'
 
 
+TEMPLATE = ChatTemplate(byte_tokenizer())
+
+
+@dataclass
+class ReadResult:
+    """What a split holds."""
+
+    examples: list[Example]
+    bad_rows: list[BadRow]
+    rows_read: int
+    shapes: dict[str, int]
+    unused_keys: dict[str, int]
+
+
 def read(*paths: Path | str | HubDataset, split: str = "train", **section: Any) -> ReadResult:
+    """Reads as the check does, with no rule on."""
     sources = [path if isinstance(path, (str, HubDataset)) else str(path) for path in paths]
-    return read_examples(sources, DataSection.model_validate({"train": sources, **section}), split=split)
+    rules = dict.fromkeys(DataRules.model_fields, "off")
+    data = DataSection.model_validate({"train": sources, "num_proc": 1, "rules": rules, **section})
+    scratch = Scratch()
+    journal, flags = Journal(scratch.folder / "dropped.jsonl"), FlagStore(scratch)
+    scanned = scan_splits({split: sources}, data, TEMPLATE, scratch=scratch, journal=journal, flags=flags)[split]
+    journal.finish()
+    bad_rows = []
+    for line in journal.path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        place = Place(entry["file"], entry.get("line") or entry["row"], is_row_number="row" in entry)
+        bad_rows.append(BadRow(place, entry["reason"], entry["before"]))
+    assert scanned.rows_read == len(scanned.examples) + len(bad_rows)
+    shapes, unused_keys = dict(scanned.shapes), dict(scanned.unused_keys)
+    return ReadResult(list(scanned.examples), bad_rows, scanned.rows_read, shapes, unused_keys)
 
 
 def error_of(*paths: Path | str | HubDataset, **section: Any) -> str:
@@ -65,7 +99,7 @@ def test_jsonl_places_are_lines_and_blank_lines_are_no_rows(write: Write) -> Non
 def test_json_array_and_wrapped_array(write: Write) -> None:
     rows = b"[\n " + GOOD + b",\n " + GOOD + b"\n]\n"
     assert lines_of(read(write("a.json", rows))) == [2, 3]
-    assert lines_of(read(write("b.json", b"\xef\xbb\xbf" + b'{"version": 1, "data": ' + rows + b"}"))) == [1, 2]
+    assert lines_of(read(write("b.json", b"\xef\xbb\xbf" + b'{"version": 1, "data": ' + rows + b"}"))) == [2, 3]
 
 
 def test_a_row_of_an_array_is_named_by_the_line_it_starts_on(write: Write) -> None:
@@ -83,8 +117,8 @@ def test_a_row_of_an_array_is_named_by_the_line_it_starts_on(write: Write) -> No
 def test_rows_that_lines_cannot_tell_apart_are_named_by_number(write: Write) -> None:
     path = write("a.json", b"[" + GOOD + b", " + GOOD + b",\n" + GOOD + b"]")
     assert [str(example.place) for example in read(path).examples] == [f"{path}:1", f"{path}, row 2", f"{path}:2"]
-    path = write("b.json", b'{"data": [' + GOOD + b"]}")
-    assert [str(example.place) for example in read(path).examples] == [f"{path}, row 1"]
+    path = write("b.json", b'{"data": [' + GOOD + b", " + GOOD + b"]}")
+    assert [str(example.place) for example in read(path).examples] == [f"{path}:1", f"{path}, row 2"]
 
 
 def test_jsonl_under_the_name_of_json(write: Write) -> None:
@@ -151,7 +185,7 @@ def test_rows_are_read_lazily(write: Write) -> None:
     ("line", "reason"),
     [
         (b'{"prompt": "a"', "broken JSON: the line breaks off (column 15)"),
-        (b"{'prompt': 'a'}", "broken JSON: Expecting property name"),
+        (b"{'prompt': 'a'}", "broken JSON: single quotes where JSON has double ones (column 2)"),
         (b'["a"]', "an array, not an object; an array of rows belongs into a .json file"),
         (b'"a"', 'not an object: "a"'),
         (GOOD + GOOD, "more than one value on the line (column 35)"),
@@ -160,9 +194,10 @@ def test_rows_are_read_lazily(write: Write) -> None:
         (b'{"prompt": "a", "completion": "b", "score": NaN}', "NaN is not JSON"),
         (b'{"prompt": "a", "completion": "b", "score": -Infinity}', "-Infinity is not JSON"),
         (b'{"prompt": "a", "completion": "\xff"}', "not UTF-8 text (byte 32 of the line)"),
-        (b'{"prompt": "a\x00"}', "broken JSON: Invalid control character"),
+        (b'{"prompt": "a\x00"}', "a NUL inside a text, which JSON writes as \\u0000 (column 14)"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"n": ' + b"9" * 5000 + b"}", ""),
+        (b'{"a": ' + b'{"a": ' * 100 + b"1" + b"}" * 101, "nested too deeply, more than 100 levels"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
     ],
 )
 def test_a_bad_line_is_one_bad_row(write: Write, line: bytes, reason: str) -> None:
@@ -173,13 +208,6 @@ def test_a_bad_line_is_one_bad_row(write: Write, line: bytes, reason: str) -> No
     assert bad.place == Place(str(path), 2)
     assert bad.raw.isprintable()
     assert len(bad.raw) <= 201
-    assert lines_of(result) == [1, 3]
-
-
-def test_a_line_without_end(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 50)
-    result = read(write("a.jsonl", GOOD + b"\n" + b"x" * 170 + b"\n" + GOOD), on_bad_row="skip")
-    assert "longer than 50 bytes" in result.bad_rows[0].reason
     assert lines_of(result) == [1, 3]
 
 
@@ -251,7 +279,7 @@ def test_all_rows_bad_is_an_error_even_when_they_are_skipped(write: Write) -> No
         ("a.jsonl.gz", gzip.compress(GOOD), "holds gzip data"),
         ("a.jsonl", gzip.compress(GOOD), "holds gzip data"),
         ("a.csv", b"PK\x03\x04rest", "an Excel workbook"),
-        ("a.json", "[]".encode("utf-16"), "holds UTF-16 data"),
+        ("a.json", "[]".encode("utf-16"), "holds UTF-16 text"),
         ("a.xyz", GOOD, "the ending '.xyz' is no data file's"),
         ("noending", GOOD, "a data file needs an ending"),
         ("a.json", b"[" + GOOD + b",\n  oops]", "broken JSON: Expecting value (line 2, column 3)"),
@@ -285,6 +313,13 @@ def test_parquet_cut_short_or_under_another_name(tmp_path: Path, write: Write) -
     assert "holds Parquet data" in error_of(write("a.jsonl", whole))
 
 
+def test_a_parquet_column_whose_name_is_damaged(tmp_path: Path, write: Write) -> None:
+    pq.write_table(pa.table({"täxt": ["a"]}), tmp_path / "whole.parquet", store_schema=False)
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    message = error_of(write("a.parquet", whole.replace("täxt".encode(), b"t\xff\xffxt")))
+    assert "not readable as Parquet" in message
+
+
 def test_a_parquet_column_given_twice(tmp_path: Path) -> None:
     columns = [pa.array(["a"]), pa.array(["b"])]
     pq.write_table(pa.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "a.parquet")
@@ -300,6 +335,22 @@ def test_a_missing_file_names_where_it_was_looked_for_and_what_is_near(
     assert f"no such file: {tmp_path / 'trian.jsonl'}" in message
     assert "did you mean 'train.jsonl'?" in message
     assert "there is no folder" in error_of("nowhere/train.jsonl")
+
+
+def test_a_csv_file_without_a_header_is_one_error_that_shows_its_first_line(write: Write) -> None:
+    path = write("a.csv", b"What is 2+2?,4\n" + b"What is 3+3?,6\n" * 20)
+    for policy in ("error", "skip"):
+        message = error_of(path, on_bad_row=policy)
+        assert message.startswith(f"{path}: no row can be read: not a known shape")
+        assert message.endswith("the first line must name the columns; it is 'What is 2+2?', '4'")
+        assert message.count("not a known shape") == 1
+    mapping = {"prompt": "What is 2+2?", "completion": "4"}
+    assert len(read(path, mapping=mapping).examples) == 20
+
+
+def test_a_csv_file_with_unknown_columns_is_refused_after_bad_rows_too(write: Write) -> None:
+    path = write("a.csv", b"foo,bar\nonly one\na,b\n")
+    assert "it is 'foo', 'bar'" in error_of(path, on_bad_row="skip")
 
 
 @pytest.mark.parametrize("name", ["", "\0", "x" * 5000 + ".jsonl", "~nobody-of-this-name/a.jsonl", "a/b/c", "-"])

@@ -414,11 +414,22 @@ class TestContract:
         assert ChatTemplate(tokenizer).pad_token_id == 258
 
     def test_special_tokens_written_by_hand_are_found(self) -> None:
-        template = ChatTemplate(byte_tokenizer())
-        example = chat("user: a<|im_end|>b<|im_start|>c<|im_end|>", "assistant: </s>")
-        assert template.special_tokens_in(example) == ["<|im_end|>", "<|im_start|>", "</s>"]
-        assert template.special_tokens_in(chat("user: a < b |im_end|>", "assistant: c")) == []
-        assert template.special_tokens_in(plain_text("x</s>")) == ["</s>"]
+        special_token = ChatTemplate(byte_tokenizer()).special_token
+        assert special_token.findall("a<|im_end|>b<|im_start|>c</s>") == ["<|im_end|>", "<|im_start|>", "</s>"]
+        assert special_token.findall("a < b |im_end|> < s>") == []
+
+    def test_a_role_that_is_rendered_to_nothing_is_noticed(self) -> None:
+        with_system = byte_tokenizer()
+        silent = byte_tokenizer(
+            "{% for m in messages if m['role'] in ('user', 'assistant') %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
+        )
+        refusing = byte_tokenizer(
+            "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+            "{{ m['content'] + '<|im_end|>' }}{% endfor %}"
+        )
+        found = [[ChatTemplate(one).renders(role) for role in ("system", "tool")] for one in (with_system, silent)]
+        assert found == [[True, True], [False, False]]
+        assert ChatTemplate(refusing).renders("tool")
 
 
 def _bytes(text: str) -> list[int]:

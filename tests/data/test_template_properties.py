@@ -14,7 +14,7 @@ from tests.data.tokenizers import merging_tokenizer, sentencepiece_tokenizer
 from tests.tiny import CHATML, SPECIAL_TOKENS
 from tunesmith.data.records import IGNORED_LABEL, Example, Message
 from tunesmith.data.template import ChatTemplate
-from tunesmith.models.loading import load_tokenizer
+from tunesmith.models.folder import load_tokenizer
 
 # Characters at which encoders break: white space, parts of tokens, several bytes, joined emoji.
 _any_text = st.text(st.sampled_from(list(" \n\tHeab:/<|>[]é你好😀👩\u200d")), max_size=12) | st.text(

@@ -8,13 +8,12 @@ import pytest
 from tests.tiny import tiny_model
 from tunesmith.config import EvaluateSection
 from tunesmith.data.records import IGNORED_LABEL, Place, TokenizedExample
-from tunesmith.errors import EvaluationError, MissingPackageError
+from tunesmith.errors import EvaluationError
 from tunesmith.evaluation.evaluator import (
     SideResult,
     TestItem,
     answer_test_set,
     build_report,
-    check_metrics,
     compare_sides,
 )
 from tunesmith.evaluation.gates import check_gates
@@ -189,15 +188,6 @@ def test_chinese_references_choose_their_tokenisation_unless_the_recipe_does() -
     assert chosen.estimates["rouge_l"].tuned.value == pytest.approx(9 / 11)
     fixed = compare_sides(items, answers, answers, section(tokenize="char"))
     assert "tok:char" in fixed.bleu_signature
-
-
-def test_a_missing_tokeniser_shows_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sacrebleu.tokenizers import tokenizer_ja_mecab
-
-    monkeypatch.setattr(tokenizer_ja_mecab, "MeCab", None)
-    check_metrics(section(), ITEMS)
-    with pytest.raises(MissingPackageError, match="tunesmith"):
-        check_metrics(section(), [item("これはペンです")])
 
 
 def test_an_empty_test_set_is_an_error() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tunesmith.errors import EvaluationError, MissingPackageError
 from tunesmith.evaluation.metrics import (
     bleu_from_sums,
+    check_bleu,
     choose_tokenize,
     corpus_bleu,
     exact_matches,
@@ -140,3 +141,12 @@ def test_mean_from_sums() -> None:
 def test_no_answers_is_an_error() -> None:
     with pytest.raises(EvaluationError, match="no answers"):
         corpus_bleu([], [], tokenize="13a")
+
+
+def test_a_missing_tokeniser_shows_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sacrebleu.tokenizers import tokenizer_ja_mecab
+
+    monkeypatch.setattr(tokenizer_ja_mecab, "MeCab", None)
+    check_bleu(["An answer in English."], tokenize="auto")
+    with pytest.raises(MissingPackageError, match="tunesmith"):
+        check_bleu(["これはペンです"], tokenize="auto")

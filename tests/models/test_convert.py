@@ -11,7 +11,8 @@ from tests.tiny import tiny_model
 from tunesmith.errors import ModelError
 from tunesmith.models import convert
 from tunesmith.models.convert import convert_gguf
-from tunesmith.models.loading import load_model, load_tokenizer
+from tunesmith.models.folder import load_tokenizer
+from tunesmith.models.loading import load_model
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,10 @@ import json
 import math
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -215,3 +217,38 @@ def test_an_example_without_targets_in_a_batch_changes_nothing(make_trainer: Tra
     make_trainer(examples, folder="a", max_steps=1).train()
     make_trainer([*examples, silent], folder="b", max_steps=1).train()
     assert metrics(tmp_path / "a", "loss") == pytest.approx(metrics(tmp_path / "b", "loss"), abs=1e-6)
+
+
+class _ReadOneByOne(Sequence[TokenizedExample]):
+    """Examples that are counted when read, and are not to be walked through or cut into slices."""
+
+    def __init__(self, examples: list[TokenizedExample]) -> None:
+        self.lengths = np.array([len(example.input_ids) for example in examples], dtype=np.uint32)
+        self.read: list[int] = []
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: object) -> TokenizedExample:  # type: ignore[override]
+        assert type(index) is int, "one example at a time"
+        self.read.append(index)
+        return self._examples[index]
+
+    def __iter__(self) -> Iterator[TokenizedExample]:
+        raise AssertionError("all examples were asked for at once")
+
+
+def test_examples_on_disk_are_read_only_when_they_are_needed(make_trainer: TrainerMaker, tmp_path: Path) -> None:
+    examples, validation = make_examples(32), make_examples(7, seed=1)
+    in_memory, on_disk = lora_model(), lora_model()
+    settings = {"max_steps": 4, "eval_steps": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
+    make_trainer(examples, validation, model=in_memory, folder="memory", **settings).train()
+    lazy, lazy_validation = _ReadOneByOne(examples), _ReadOneByOne(validation)
+    trainer = make_trainer(lazy, lazy_validation, model=on_disk, folder="disk", **settings)
+    assert lazy.read == lazy_validation.read == []
+    trainer.train()
+    assert digest(on_disk) == digest(in_memory)
+    assert metrics(tmp_path / "disk", "eval_loss") == metrics(tmp_path / "memory", "eval_loss")
+    assert len(lazy.read) == len(set(lazy.read)) == 4 * 4, "each example of the four steps once, and no other"
+    assert sorted(lazy_validation.read) == sorted(3 * list(range(7))), "three validations"

@@ -28,7 +28,7 @@ from tunesmith.durable import replaced_folder
 from tunesmith.errors import AdapterError, ModelError
 from tunesmith.models.backend import Precision, torch_dtype
 from tunesmith.models.catalog import hub_id_of, portable_name
-from tunesmith.models.loading import check_safetensors, first_line, quiet_transformers, refuse_pickles
+from tunesmith.models.folder import check_safetensors, first_line, quiet_transformers, refuse_pickles
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -7,19 +7,23 @@ what spoils one row only is a `BadRow`.
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.json_rows import BOM, MAX_ROW_BYTES, json_rows, jsonl_rows
+from tunesmith.data.json_rows import json_rows, jsonl_rows
 from tunesmith.data.records import Place
-from tunesmith.data.rows import BadRow, Row, named_twice, one_line, quoted, shortened
+from tunesmith.data.rows import MAX_ROW_BYTES, BadRow, Row, named_twice, one_line, quoted, shortened
 from tunesmith.errors import DataError
 
-_PARQUET_BATCH = 1024
+_PARQUET_BATCH = 256
 """Rows decoded at a time."""
+_PARQUET_BUFFER = 2**20
+"""Bytes of a column read at a time; without it a whole row group is held, and often that is the whole file."""
+
+_PART = 2**20
+"""Characters read at a time of a line that is too long to be kept."""
 
 _NUL = "\udc00"
 """Stands for a NUL byte; no byte that is not UTF-8 is escaped as this one."""
@@ -29,10 +33,20 @@ _NUL = "\udc00"
 
 
 def _text_lines(path: Path) -> Iterator[str]:
-    """Lines with their ends. NUL and bytes that are not UTF-8 become lone surrogates, which `_undecodable` finds."""
+    """Lines with their ends. NUL and bytes that are not UTF-8 become lone surrogates, which `_undecodable` finds.
+
+    Of a line that `_is_too_long` only the beginning is there.
+    """
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for line in file:
+        while line := file.readline(MAX_ROW_BYTES + 1):
             yield line.replace("\0", _NUL)
+            if _is_too_long(line):
+                while (part := file.readline(_PART)) and not part.endswith(("\n", "\r")):
+                    pass
+
+
+def _is_too_long(line: str) -> bool:
+    return len(line) > MAX_ROW_BYTES and not line.endswith(("\n", "\r"))
 
 
 def _undecodable(texts: Sequence[str]) -> str | None:
@@ -50,7 +64,7 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
     """
     # The limit is the process's, not the reader's; its default of 128 KiB is less than a long document.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    lines = _text_lines(path)
+    lines = _csv_lines(path, name)
     first = next(lines, "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
     # strict: without it an unclosed quote swallows the rest of the file in silence.
@@ -71,6 +85,16 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
             header = _checked_header(cells, place)
             continue
         yield place, _csv_row(header, cells, place)
+
+
+def _csv_lines(path: Path, name: str) -> Iterator[str]:
+    for number, line in enumerate(_text_lines(path), 1):
+        if _is_too_long(line):
+            what = f"the line is longer than {MAX_ROW_BYTES:,} characters"
+            raise DataError(
+                what, place=f"{name}:{number}", remedy="look at it: line ends may be lost, or it is not CSV"
+            )
+        yield line
 
 
 def _csv_row(header: list[str], cells: list[str], place: Place) -> dict[str, Any] | BadRow:
@@ -102,21 +126,27 @@ def _delimiter(header: str) -> str:
 def _text_rows(path: Path, name: str) -> Iterator[Row]:
     """One row of text for each paragraph; blank lines divide them. The place is the paragraph's first line."""
     paragraph: list[str] = []
-    number = 0
+    first = length = 0
     for number, line in enumerate(_text_lines(path), 1):
         if line.strip():
-            paragraph.append(line.rstrip("\r\n"))
+            first = first if paragraph else number
+            length += len(line)
+            if length <= MAX_ROW_BYTES or not paragraph:  # what is too long is counted, but not kept
+                paragraph.append(line.rstrip("\r\n"))
         elif paragraph:
-            yield _paragraph_row(paragraph, Place(name, number - len(paragraph)))
-            paragraph = []
+            yield _paragraph_row(paragraph, length, Place(name, first))
+            paragraph, length = [], 0
     if paragraph:
-        yield _paragraph_row(paragraph, Place(name, number - len(paragraph) + 1))
+        yield _paragraph_row(paragraph, length, Place(name, first))
 
 
-def _paragraph_row(paragraph: list[str], place: Place) -> Row:
+def _paragraph_row(paragraph: list[str], length: int, place: Place) -> Row:
+    if length > MAX_ROW_BYTES:
+        reason = f"the paragraph is longer than {MAX_ROW_BYTES:,} characters; a blank line ends one"
+        return place, BadRow(place, reason, shortened(paragraph[0]))
     text = "\n".join(paragraph)
-    reason = _undecodable([text])
-    return place, {"text": text} if reason is None else BadRow(place, reason, shortened(text))
+    reason_or_none = _undecodable([text])
+    return place, {"text": text} if reason_or_none is None else BadRow(place, reason_or_none, shortened(text))
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------------
@@ -128,15 +158,15 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
 
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
             if twice := named_twice(file.schema_arrow.names):
                 raise DataError(f"has the column {quoted(twice)} twice", place=name, remedy="rename one of them")
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, use_threads=False):
                 for row in _batch_rows(batch):
                     number += 1
                     place = Place(name, number, is_row_number=True)
                     yield place, BadRow(place, row, "") if isinstance(row, str) else row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name is not UTF-8
         remedy = "the file is damaged or was not copied whole; write it again"
         raise DataError(f"not readable as Parquet: {one_line(error)}", place=name, remedy=remedy) from error
 
@@ -161,6 +191,8 @@ def _row_of_slice(batch: Any) -> dict[str, Any] | str:
 
 # --- Which reader -------------------------------------------------------------------------------------------------
 
+CSV_ENDINGS = (".csv", ".tsv")
+
 READERS: Mapping[str, Callable[[Path, str], Iterator[Row]]] = {
     ".json": json_rows,
     ".jsonl": jsonl_rows,
@@ -171,55 +203,3 @@ READERS: Mapping[str, Callable[[Path, str], Iterator[Row]]] = {
     ".txt": _text_rows,
 }
 """What reads a file, by its ending in lower case."""
-
-_FOREIGN = (
-    (b"\x1f\x8b", "gzip", "decompress it first (gunzip)"),
-    (b"PK\x03\x04", "zip", "unpack it first; of an Excel workbook, save the sheet as CSV"),
-    (b"BZh91AY&SY", "bzip2", "decompress it first (bunzip2)"),
-    (b"\xfd7zXZ\x00", "xz", "decompress it first (unxz)"),
-    (b"\x28\xb5\x2f\xfd", "zstandard", "decompress it first (zstd -d)"),
-    (b"PAR1\x15", "Parquet", "give it the ending .parquet"),
-    (b"ARROW1\x00", "Arrow", "write it as Parquet"),
-    (b"%PDF-", "PDF", "copy the text into a .txt file"),
-    (b"\xd0\xcf\x11\xe0", "Office", "save the sheet as CSV"),
-    (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
-    (b"version https://git-lfs", "Git LFS pointer", "fetch the data itself with git lfs pull"),
-)
-
-
-def check_file(path: Path, name: str) -> None:
-    """Refuses what no reader can read, or not the one that the ending names.
-
-    Raises:
-        DataError: a folder, an unknown ending, an empty file, or a binary format where text belongs.
-    """
-    ending = path.suffix.lower()
-    if path.is_dir():
-        inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in READERS)
-        remedy = f"name the files in it: {', '.join(inside[:5])}" if inside else "name a data file"
-        raise DataError("this is a folder, not a file", place=name, remedy=remedy)
-    if not path.is_file():
-        raise DataError("this is not a regular file", place=name)
-    with path.open("rb") as file:
-        start = file.read(32)
-    if not start.removeprefix(BOM):
-        raise DataError("the file is empty", place=name, remedy="fill it, or leave it out of the recipe")
-    for magic, kind, remedy in _FOREIGN:
-        if start.startswith(magic) and not (kind == "Parquet" and ending == ".parquet"):
-            raise DataError(f"holds {kind} data", place=name, remedy=remedy)
-    if ending not in READERS:
-        what = f"the ending '{ending}' is no data file's" if ending else "a data file needs an ending"
-        raise DataError(what, place=name, remedy=f"write the data as one of {', '.join(READERS)}")
-
-
-def no_such_file(path: Path, name: str) -> DataError:
-    """The error about a file that is not there, with the names like it that are."""
-    folder = path.absolute().parent
-    if folder.is_dir():
-        there = [file.name for file in folder.iterdir()]
-        near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.6)
-        remedy = f"did you mean {quoted(near)}?" if near else "check the path; it is relative to the current folder"
-    else:
-        remedy = f"there is no folder {folder} either; paths are relative to the current folder"
-    return DataError(f"no such file: {path.absolute()}", place=name, remedy=remedy)

@@ -67,12 +67,15 @@ class TokenizedExample:
             shifted: label t belongs to token t, and the loss compares the logits of t-1 with it.
         place: the row it was read from.
         tokens_cut: tokens lost to `max_length`, 0 if whole.
+        weight: how much each of its tokens counts in the training loss, at least 0. The validation loss and the scores
+            of the evaluation are of the data as they are, without weights.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     place: Place
     tokens_cut: int = 0
+    weight: float = 1.0
 
     @property
     def target_count(self) -> int:

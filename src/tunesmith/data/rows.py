@@ -12,6 +12,12 @@ from tunesmith.data.records import Place
 
 RAW_CHARACTERS = 200
 
+MAX_ROW_BYTES = 32_000_000
+"""Longest row, in bytes of a line of JSONL, else in characters; a longer one is taken for a fault of the file.
+
+It is a hundred times what a model can learn from at once, and bounds the memory that a broken file takes.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:

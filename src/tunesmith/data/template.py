@@ -35,8 +35,8 @@ _TOKENIZER_FILE = "the model's tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
-    """One example: its text, the tokens, and the half-open ranges of tokens that are trained on."""
+class EncodedExample:
+    """One example: its rendered text, the tokens, and the half-open ranges of tokens that are trained on, rising."""
 
     text: str
     tokens: Tokens
@@ -143,7 +143,7 @@ class ChatTemplate:
         Raises:
             TemplateError: there is no assistant turn, the template refuses the messages, or a turn cannot be located.
         """
-        encoded = self._encode_batch([example])[0]
+        encoded = self.encode_spans([example])[0]
         if isinstance(encoded, TemplateError):
             raise encoded
         return _tokenized(encoded, example.place, max_length)
@@ -154,7 +154,7 @@ class ChatTemplate:
         """`encode` for many, faster by tokenizing them in batches; an example that fails yields its error instead."""
         remaining = iter(examples)
         while chunk := list(islice(remaining, _CHUNK)):
-            for example, encoded in zip(chunk, self._encode_batch(chunk), strict=True):
+            for example, encoded in zip(chunk, self.encode_spans(chunk), strict=True):
                 if isinstance(encoded, TemplateError):
                     yield encoded
                 else:
@@ -178,14 +178,14 @@ class ChatTemplate:
             text, starts = self._renderer.render(messages, place=place, add_generation_prompt=True), []
         return self._tokenizer.tokenize_apart(text, self._tokenizer.tokenize([text])[0], starts).ids
 
-    def _encode_batch(self, examples: Sequence[Example]) -> list[_Encoded | TemplateError]:
-        """Each of `examples` encoded, or why it cannot be; the texts are tokenized together."""
+    def encode_spans(self, examples: Sequence[Example]) -> list[EncodedExample | TemplateError]:
+        """Each of `examples` encoded whole, or why it cannot be; the texts are tokenized together."""
         rendered = [self._try_to_render(example) for example in examples]
         chats = [chat for chat in rendered if isinstance(chat, RenderedChat)]
         texts = [text for text in rendered if isinstance(text, str)]
         chat_tokens = iter(self._tokenizer.tokenize([chat.text for chat in chats]))
         text_tokens = iter(self._tokenizer.tokenize(texts, add_special_tokens=True))
-        results: list[_Encoded | TemplateError] = []
+        results: list[EncodedExample | TemplateError] = []
         for one in rendered:
             if isinstance(one, TemplateError):
                 results.append(one)
@@ -214,12 +214,12 @@ class ChatTemplate:
         except TemplateError as error:
             return error
 
-    def _encode_text(self, text: str, tokens: Tokens) -> _Encoded:
+    def _encode_text(self, text: str, tokens: Tokens) -> EncodedExample:
         if self._eos_id is not None and tokens.ids[-1:] != [self._eos_id]:
             tokens.append(self._eos_id)
-        return _Encoded(text, tokens, ((0, len(tokens.ids)),))
+        return EncodedExample(text, tokens, ((0, len(tokens.ids)),))
 
-    def _encode_chat(self, chat: RenderedChat, tokens: Tokens) -> _Encoded:
+    def _encode_chat(self, chat: RenderedChat, tokens: Tokens) -> EncodedExample:
         tokens = self._tokenizer.tokenize_apart(chat.text, tokens, [start for start, _ in chat.spans])
         trained = []
         for start, end in chat.spans:
@@ -227,7 +227,7 @@ class ChatTemplate:
             if first is None:
                 raise AssertionError("a token lies on both sides of a border")  # tokenize_apart saw to it
             trained.append((first, tokens.end_of(end)))
-        return _Encoded(chat.text, tokens, tuple(trained))
+        return EncodedExample(chat.text, tokens, tuple(trained))
 
     # Reading back
 
@@ -265,7 +265,7 @@ class ChatTemplate:
         """What the template puts before a content: as tokens, and as text unless special tokens are part of it."""
         lead = self._turns.lead
         ids = self._tokenizer.continuation(lead).ids if lead.strip() else []
-        return ids, "" if self._special_token.search(lead) else lead
+        return ids, "" if self.special_token.search(lead) else lead
 
     def describe(self, example: Example, max_length: int | None = None) -> list[Piece]:
         """The text of each token and whether it is trained on, to be shown; the pieces join to the rendered text.
@@ -273,7 +273,7 @@ class ChatTemplate:
         Raises:
             TemplateError: as `encode`.
         """
-        encoded = self._encode_batch([example])[0]
+        encoded = self.encode_spans([example])[0]
         if isinstance(encoded, TemplateError):
             raise encoded
         labels = _tokenized(encoded, example.place, max_length).labels
@@ -291,19 +291,37 @@ class ChatTemplate:
             shown = max(shown, end)
         return pieces
 
-    def special_tokens_in(self, example: Example) -> list[str]:
-        """Special tokens written in the example's own text, in order, each once.
-
-        They are tokenized as special tokens, so a message that holds `<|im_end|>` ends its own turn.
-        """
-        texts = [message.content for message in example.messages] if example.text is None else [example.text]
-        return list(dict.fromkeys(found for text in texts for found in self._special_token.findall(text)))
-
     @cached_property
-    def _special_token(self) -> re.Pattern[str]:
+    def special_token(self) -> re.Pattern[str]:
+        """Matches the text of any special token.
+
+        In a text it is tokenized as the special token, so a message that holds `<|im_end|>` ends its own turn.
+        """
         added = self._inner.added_tokens_decoder.items()
         special = {token.content for index, token in added if token.special or index in self.stop_token_ids}
         return re.compile(any_of(token for token in special if token.strip()))
+
+    def renders(self, role: str) -> bool:
+        """Whether the content of a message of this role, "system" or "tool", stands in what the template renders.
+
+        True where the template refuses the role: that is an error of its own, at the row.
+        """
+        content = "a content to look for"
+        before = [] if role == "system" else [Message("user", "Hello"), Message("assistant", "Hi")]
+        messages = [*before, Message(role, content), *([Message("user", "Hello")] if role == "system" else [])]
+        try:
+            return content in self._renderer.render(messages, place="chat template")
+        except TemplateError:
+            return True
+
+    @property
+    def tokenizer_adds_bos(self) -> bool:
+        """Whether the tokenizer would put BOS before a text by itself; templated texts are tokenized without that."""
+        return self._tokenizer.adds_bos
+
+    def begins_with_two_bos(self, token_ids: Sequence[int]) -> bool:
+        """Whether BOS is doubled."""
+        return self._bos_id is not None and list(token_ids[:2]) == [self._bos_id, self._bos_id]
 
     def contract(self) -> dict[str, Any]:
         """What whoever uses an adapter must have alike; plain values, to be stored beside the adapter."""
@@ -329,7 +347,7 @@ def _day(date: str | None) -> datetime.date:
         raise TemplateError(f"{date!r} is no date", place="chat template", remedy="write it as 2025-01-31") from None
 
 
-def _tokenized(encoded: _Encoded, place: Place, max_length: int | None) -> TokenizedExample:
+def _tokenized(encoded: EncodedExample, place: Place, max_length: int | None) -> TokenizedExample:
     ids = encoded.tokens.ids
     labels = [IGNORED_LABEL] * len(ids)
     for first, last in encoded.trained:

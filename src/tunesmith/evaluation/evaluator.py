@@ -20,12 +20,12 @@ from tunesmith.evaluation.gates import check_gates
 from tunesmith.evaluation.latency import Latency
 from tunesmith.evaluation.metrics import (
     bleu_from_sums,
-    choose_tokenize,
     corpus_bleu,
     exact_matches,
     mean_from_sums,
     perplexity,
     perplexity_from_sums,
+    resolve_tokenize,
 )
 from tunesmith.evaluation.rouge import SIGNATURE as ROUGE_SIGNATURE
 from tunesmith.evaluation.rouge import rouge_l_scores
@@ -159,7 +159,7 @@ def compare_sides(
     if not items:
         raise EvaluationError("the test set holds nothing to score", place="data.test")
     references = [[item.reference] for item in items]
-    tokenize = resolve_tokenize(section, items)
+    tokenize = resolve_tokenize(section.tokenize, [item.reference for item in items])
     bleus = [corpus_bleu(side.answers, references, tokenize=tokenize) for side in (base, tuned)]
 
     def pair(
@@ -192,21 +192,6 @@ def compare_sides(
         },
         bleu_signature=bleus[1].signature,
     )
-
-
-def resolve_tokenize(section: EvaluateSection, items: Sequence[TestItem]) -> str:
-    """sacreBLEU's tokenisation: the recipe's, or the one that fits the script of the references."""
-    return choose_tokenize([item.reference for item in items]) if section.tokenize == "auto" else section.tokenize
-
-
-def check_metrics(section: EvaluateSection, items: Sequence[TestItem]) -> None:
-    """Computes each metric once on the references, so that what is missing shows before the long work.
-
-    Raises:
-        MissingPackageError: the Japanese tokeniser is needed and not installed.
-    """
-    if items:
-        corpus_bleu([items[0].reference], [[items[0].reference]], tokenize=resolve_tokenize(section, items))
 
 
 def build_report(

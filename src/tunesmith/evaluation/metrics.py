@@ -92,6 +92,21 @@ def bleu_from_sums(sums_SK: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(defined_S, scores_S, 0.0)
 
 
+def resolve_tokenize(wanted: str, references: Sequence[str]) -> str:
+    """sacreBLEU's tokenisation: the recipe's `wanted`, or for "auto" the one that fits the script of the references."""
+    return choose_tokenize(references) if wanted == "auto" else wanted
+
+
+def check_bleu(references: Sequence[str], *, tokenize: str) -> None:
+    """Computes BLEU once on a reference, so that a tokeniser that is missing shows before the long work.
+
+    Raises:
+        MissingPackageError: the Japanese tokeniser is needed and not installed.
+    """
+    if references:
+        corpus_bleu([references[0]], [[references[0]]], tokenize=resolve_tokenize(tokenize, references))
+
+
 def choose_tokenize(references: Sequence[str]) -> str:
     """sacreBLEU's tokenisation for the script of `references`: "ja-mecab" for kana, "zh" for Han, else "13a"."""
     han, kana = script_shares(references)

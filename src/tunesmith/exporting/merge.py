@@ -30,16 +30,8 @@ from tunesmith.adapters.methods import merge_obstacle
 from tunesmith.errors import AdapterError, DiskError, ExportError
 from tunesmith.models.backend import Precision
 from tunesmith.models.cache import growth_shown
-from tunesmith.models.loading import (
-    TOKENIZER_FILES,
-    first_line,
-    load_model,
-    load_tokenizer,
-    parameter_count,
-    quiet_transformers,
-    weight_files,
-    weights_digest,
-)
+from tunesmith.models.folder import TOKENIZER_FILES, first_line, load_tokenizer, quiet_transformers, weight_files
+from tunesmith.models.loading import load_model, parameter_count, weights_digest
 from tunesmith.progress import task, track
 
 README = "README.md"

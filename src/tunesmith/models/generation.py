@@ -19,8 +19,8 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from tunesmith.errors import ModelError
+from tunesmith.models.folder import context_length
 from tunesmith.models.halving import in_halves
-from tunesmith.models.loading import context_length
 from tunesmith.progress import task
 
 IGNORED_LABEL = -100

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from tunesmith.errors import ModelError, TunesmithError, UnsafeWeightsError, disk_errors
 from tunesmith.models.cache import growth_shown
-from tunesmith.models.loading import first_line, quiet_transformers, refuse_pickles, weight_files
+from tunesmith.models.folder import first_line, quiet_transformers, refuse_pickles, weight_files
 from tunesmith.progress import task
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")

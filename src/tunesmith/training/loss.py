@@ -1,7 +1,8 @@
 """The loss: the sum of the token losses, to be divided by the target tokens of the whole optimizer step.
 
 Dividing each micro-batch by its own count instead would weigh tokens of micro-batches with few targets more, which
-biases accumulation.
+biases accumulation. Where examples have weights, each token counts with that of its example, in the sum and in the
+divisor.
 
 Shapes: B examples, T tokens, K positions kept, N target tokens, V vocabulary.
 """
@@ -13,7 +14,7 @@ from tunesmith.data.batching import Batch
 from tunesmith.data.records import IGNORED_LABEL
 
 
-def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+def summed_loss(model: nn.Module, batch: Batch, weights_B: torch.Tensor | None = None) -> torch.Tensor:
     """The sum of the cross-entropy over the target tokens of `batch`, in nats, as a float32 scalar.
 
     The head is applied only at positions that some example of the batch has a label for, through transformers'
@@ -22,6 +23,8 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     Args:
         model: a causal language model of transformers, or PEFT around one.
         batch: token ids and labels [B, T] on the model's device.
+        weights_B: the factor on the token losses of each example, as the batch has them for training; None leaves the
+            losses as they are, as for validation.
     """
     next_labels_BT = batch.labels_BT[:, 1:]
     kept_K = (next_labels_BT != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
@@ -30,7 +33,9 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     logits_BKV = model(input_ids=batch.input_ids_BT, use_cache=False, logits_to_keep=kept_K).logits
     targets_BK = next_labels_BT[:, kept_K]
     is_target_BK = targets_BK != IGNORED_LABEL
-    loss: torch.Tensor = nn.functional.cross_entropy(
-        logits_BKV[is_target_BK].float(), targets_BK[is_target_BK], reduction="sum"
-    )
-    return loss
+    logits_NV, targets_N = logits_BKV[is_target_BK].float(), targets_BK[is_target_BK]
+    if weights_B is None:
+        loss: torch.Tensor = nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum")
+        return loss
+    weights_N = weights_B[:, None].expand_as(is_target_BK)[is_target_BK]
+    return (nn.functional.cross_entropy(logits_NV, targets_N, reduction="none") * weights_N).sum()

@@ -29,8 +29,8 @@ class Window:
         """Whether no step was added since the last log line."""
         return self._sums["targets"] == 0
 
-    def add(self, figures: StepFigures, *, targets: int) -> None:
-        """Counts one step of `targets` trained tokens."""
+    def add(self, figures: StepFigures, *, targets: float) -> None:
+        """Counts one step of `targets` trained tokens, each counted with its example's weight."""
         self._sums["loss"] += figures.loss * targets
         self._sums["targets"] += targets
         self._sums["tokens"] += figures.tokens
@@ -42,7 +42,7 @@ class Window:
     def _figures(self) -> dict[str, float]:
         sums = self._sums
         return {
-            "loss": sums["loss"] / max(sums["targets"], 1),
+            "loss": sums["loss"] / (sums["targets"] or 1.0),
             **{key: sums[key] for key in ("learning_rate", "grad_norm", "memory_gb")},
             "tokens_per_second": sums["tokens"] / max(sums["seconds"], 1e-9),
         }

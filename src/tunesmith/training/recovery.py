@@ -63,7 +63,7 @@ def not_finite_places(model: nn.Module, batches: Sequence[Batch]) -> list[Place]
     with torch.no_grad():
         for batch in batches:
             for row, place in enumerate(batch.places):
-                alone = Batch(batch.input_ids_BT[row : row + 1], batch.labels_BT[row : row + 1], (place,), 0, 0)
+                alone = Batch(batch.input_ids_BT[row : row + 1], batch.labels_BT[row : row + 1], (place,), 0, 0, 0)
                 if not math.isfinite(summed_loss(model, alone).item()):
                     blamed.append(place)
     return blamed or [place for batch in batches for place in batch.places]

@@ -1,8 +1,9 @@
 """The training loop.
 
-One optimizer step: the token losses of all its micro-batches are summed and divided by the step's target tokens;
-then clipping, AdamW, and the learning rate of the step. What varies from step to step (order of the
-data, dropout, learning rate) is a function of (seed, step), so a checkpoint holds only tensors and counters.
+One optimizer step: the token losses of all its micro-batches are summed and divided by the step's target tokens, each
+token counted with its example's weight in both; then clipping, AdamW, and the learning rate of the step. What varies
+from step to step (order of the data, dropout, learning rate) is a function of (seed, step), so a checkpoint holds only
+tensors and counters.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 
 from tunesmith.adapters.methods import regularization_loss
 from tunesmith.config import TrainSection
-from tunesmith.data.batching import Batch, StepPlan, collate
+from tunesmith.data.batching import Batch, StepPlan, collate, lengths_of, shortest_first
 from tunesmith.data.records import TokenizedExample
 from tunesmith.errors import RunError, StoppedError, TrainError
 from tunesmith.failpoints import passing
@@ -103,7 +104,7 @@ class Trainer:
         self._model = self._accelerator.prepare_model(model)
         self._optimizer = self._accelerator.prepare_optimizer(optim.make_adamw(self._parameters, section))
         self._plan = StepPlan(
-            [len(example.input_ids) for example in train],
+            lengths_of(train),
             micro_batch_size=section.per_device_train_batch_size,
             micro_batches=section.gradient_accumulation_steps,
             strategy=section.train_sampling_strategy,
@@ -194,7 +195,7 @@ class Trainer:
             memory = memory_in_use_bytes(self._accelerator.device)
             places = tuple(place for batch in batches for place in batch.places)
             figures = StepFigures(step + 1, mean_loss, norm, learning_rate, tokens, seconds, memory, places)
-            window.add(figures, targets=sum(batch.target_count for batch in batches))
+            window.add(figures, targets=sum(batch.target_weight for batch in batches))
             self._heed(self._health.observe_step(figures))
 
     def _accumulate_with_less_memory(self, step: int) -> tuple[list[Batch], float]:
@@ -212,15 +213,15 @@ class Trainer:
             self._say(f"memory ran out in step {step + 1}: {change}", step + 1)
 
     def _accumulate(self, step: int) -> tuple[list[Batch], float]:
-        """Computes the gradients of one step; returns its micro-batches and its loss a target token."""
+        """Computes the gradients of one step; returns its micro-batches and its (weighted) mean loss."""
         indices = split_micro_batches(self._plan.step(step), self._state.micro_batch_size)
         batches = [self._collate([self._examples[index] for index in part]) for part in indices]
-        targets = sum(batch.target_count for batch in batches)
+        targets = sum(batch.target_weight for batch in batches) or 1.0
         loss_sum = 0.0
         for number, batch in enumerate(batches):
             seed_dropout(self._section.seed, step, number)
             action = passing(f"forward:{step + 1}")
-            loss = summed_loss(self._model, batch) / max(targets, 1)
+            loss = summed_loss(self._model, batch, batch.weights_B) / targets
             loss = loss * math.nan if action == "nan" else loss
             term = regularization_loss(self._model)
             self._accelerator.backward(loss if term is None else loss + term / len(batches))
@@ -259,16 +260,17 @@ class Trainer:
         self._run.append_metrics({"step": self._state.step if step is None else step, "event": line})
 
     def _validate(self) -> dict[str, float]:
-        """{"eval_loss": nats a target token}, or nothing where there is no validation set."""
+        """{"eval_loss": nats a target token, without weights}, or nothing where there is no validation set."""
         if not self._validation:
             return {}
         size = self._section.per_device_eval_batch_size
-        by_length = sorted(self._validation, key=lambda example: len(example.input_ids))
-        chunks = [by_length[at : at + size] for at in range(0, len(by_length), size)]
+        by_length = shortest_first(lengths_of(self._validation))
+        starts = range(0, len(by_length), size)
         self._model.eval()
         loss_sum, count = 0.0, 0
         with torch.no_grad():
-            for chunk in track(chunks, "Validating", len(chunks), "batches"):
+            for start in track(starts, "Validating", len(starts), "batches"):
+                chunk = [self._validation[index] for index in by_length[start : start + size].tolist()]
                 losses = in_halves(self._validation_losses, chunk, what="validating")
                 loss_sum += math.fsum(losses)
                 count += sum(example.target_count for example in chunk)

@@ -1,0 +1,72 @@
+"""The check stage: audits the data of a recipe. It needs a tokenizer and no torch, so it starts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tunesmith.config import Recipe
+from tunesmith.data.checks.write import write_cleaned
+from tunesmith.data.records import Example
+from tunesmith.data.template import Piece
+from tunesmith.data_preparation import DataPreparation
+from tunesmith.evaluation.metrics import check_bleu
+from tunesmith.report import Report, Severity
+from tunesmith.runs import Run
+
+
+def check(recipe: Recipe, folder: str | Path, *, write_to: str | Path | None = None) -> Report:
+    """Audits the data; only the base model's tokenizer is loaded.
+
+    Args:
+        recipe: what would be trained.
+        folder: the run folder; the report and the accounts of the rows are written there, unless it holds a run that
+            was trained with another recipe.
+        write_to: a folder for the cleaned splits and their manifest; None writes none.
+
+    Raises:
+        TunesmithError: an error that the user can cause.
+    """
+    run = Run(Path(folder))
+    with run.one_writer():
+        if run.belongs_to_another(recipe):
+            # The folder stays that of its trained run: nothing is written there, the report is all.
+            prepared = DataPreparation(recipe, None)
+            report = prepared.audit.report
+        else:
+            run = Run.create(run.folder, recipe)
+            prepared = DataPreparation(recipe, run)
+            report = run_check(prepared, run)
+        if write_to is not None:
+            write_cleaned(prepared.audit, Path(write_to), recipe)
+    return report
+
+
+def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]:
+    """The first `count` training examples as the model sees them: pieces of text, each with whether it is trained on.
+
+    Raises:
+        TunesmithError: an error that the user can cause.
+    """
+    prepared = DataPreparation(recipe, None)
+    for example in prepared.split("train").examples[:count]:
+        yield example, prepared.template.describe(example, prepared.audit.max_length)
+
+
+def run_check(prepared: DataPreparation, run: Run) -> Report:
+    """The audit of a run's data; writes its report and accounts to the run folder."""
+    report = prepared.audit.report
+    section = prepared.recipe.evaluate
+    if prepared.recipe.data.test is None:
+        report.add_finding(
+            Severity.NOTE,
+            "no-test-set",
+            "there is no test set: nothing will be evaluated, and no target can be set",
+            remedy="name one as data.test",
+        )
+    elif report.passed:
+        # A tokeniser that is not installed is told now, not after hours of training.
+        check_bleu(list(prepared.references("test")), tokenize=section.tokenize)
+    prepared.write_accounts()
+    run.save_report(report)
+    return report

@@ -1,0 +1,107 @@
+"""The cleaned splits as files, with a manifest that says where each row went: for whoever trains elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config import HubDataset, Recipe
+from tunesmith.data.checks.audit import Audit
+from tunesmith.data.checks.entries import Action, Journal
+from tunesmith.data.checks.splits import Split
+from tunesmith.data.records import Example
+from tunesmith.durable import replaced_folder
+from tunesmith.errors import DataError
+from tunesmith.progress import track
+
+MANIFEST = "manifest.json"
+
+_READ_AT_ONCE = 256
+
+
+def write_cleaned(audit: Audit, folder: Path, recipe: Recipe) -> None:
+    """Writes train.jsonl, validation.jsonl and test.jsonl as messages, the accounts of the rows, and manifest.json.
+
+    Rows are those in use: mended, without those left out, repeated where the classes are balanced by that. They are
+    whole, not cut to a length. A folder written before is replaced in one step; any other folder is left alone.
+
+    Args:
+        audit: of the recipe's data.
+        folder: where to write.
+        recipe: what was checked.
+
+    Raises:
+        DataError: the folder holds something else, or data that the recipe reads.
+        DiskError: it cannot be written; what was there stays.
+    """
+    _refuse_foreign(folder, recipe)
+    with replaced_folder(folder) as beside:
+        files = {name: _write_split(beside, name, split) for name, split in audit.splits.items()}
+        for journal in (audit.journal, audit.flagged):
+            shutil.copyfile(journal.path, beside / journal.path.name)
+        manifest = {
+            "format": 1,
+            "recipe_digest": recipe.digest(),
+            "max_length": audit.max_length,
+            "passed": audit.report.passed,
+            "splits": {
+                name: {**about, "sources": _source_names(getattr(recipe.data, name)), **audit.accounts[name]}
+                for name, about in files.items()
+            },
+            "rules": _counts(audit.journal, audit.flagged),
+        }
+        text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
+        (beside / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _refuse_foreign(folder: Path, recipe: Recipe) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise DataError("this is a file, not a folder", place=str(folder), remedy="name a folder with --write")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        remedy = "choose a folder that does not exist yet, or is empty"
+        raise DataError("the folder holds other files", place=str(folder), remedy=remedy)
+    target = folder.resolve()
+    for name in ("train", "validation", "test", "benchmarks"):
+        for source in _source_names(getattr(recipe.data, name) or []):
+            if target in Path(source).expanduser().resolve().parents:
+                raise DataError(
+                    f"data.{name} is read from this folder", place=str(folder), remedy="choose another with --write"
+                )
+
+
+def _write_split(folder: Path, name: str, split: Split) -> dict[str, Any]:
+    path = folder / f"{name}.jsonl"
+    digest = sha256()
+    examples = split.examples
+    with path.open("xb") as file:
+        for at in track(range(0, len(examples), _READ_AT_ONCE), f"Writing {name}"):
+            content = "".join(map(_row, examples[at : at + _READ_AT_ONCE])).encode()
+            digest.update(content)
+            file.write(content)
+    return {"file": path.name, "rows": len(examples), "sha256": digest.hexdigest()}
+
+
+def _row(example: Example) -> str:
+    values: dict[str, Any] = (
+        {"text": example.text}
+        if example.text is not None
+        else {"messages": [{"role": message.role, "content": message.content} for message in example.messages]}
+    )
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _source_names(sources: list[str | HubDataset]) -> list[str]:
+    return [f"hub:{source.path}" if isinstance(source, HubDataset) else source for source in sources]
+
+
+def _counts(*journals: Journal) -> dict[str, dict[str, dict[str, int]]]:
+    """Rule -> what was done -> split -> rows or texts."""
+    counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
+    for journal in journals:
+        for rule, action in journal.rules():
+            counts[rule][Action(action).value] = journal.by_split(rule, action)
+    return counts

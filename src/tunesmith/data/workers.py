@@ -1,0 +1,94 @@
+"""Work on chunks of rows by all cores, with the results in the order of the chunks and bounded memory.
+
+Small sets are done in this process: starting others takes longer than the work. What is computed does not depend on
+how many processes do it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from tunesmith.errors import DataError
+
+Shared = TypeVar("Shared")
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
+
+CHUNKS_DONE_HERE = 8
+"""Chunks done in this process before others are started."""
+
+WAITING_CHUNKS = 2
+"""Chunks a process that wait or are in work; more would only take memory."""
+
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+"""The processes are the parallelism; threads beneath them would only be in each other's way."""
+
+_shared: Any = None
+"""In a worker process: what all chunks share."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_chunks(
+    function: Callable[[Shared, Chunk], Result], shared: Shared, chunks: Iterable[Chunk], *, num_proc: int | None
+) -> Iterator[Result]:
+    """`function(shared, chunk)` for each chunk, in the order of the chunks.
+
+    Args:
+        function: a function of a module; chunk and result travel between processes.
+        shared: given to every call, sent to each process once.
+        chunks: taken as they are needed.
+        num_proc: processes to use; None takes one for each core.
+
+    Raises:
+        DataError: a process was killed, as the system does when memory runs out.
+    """
+    remaining = iter(chunks)
+    count = usable_cores() if num_proc is None else num_proc
+    for chunk in remaining if count == 1 else islice(remaining, CHUNKS_DONE_HERE):
+        yield function(shared, chunk)
+    first = list(islice(remaining, 1))
+    if first:
+        yield from _map_in_processes(function, shared, (one for part in (first, remaining) for one in part), count)
+
+
+def _map_in_processes(
+    function: Callable[[Shared, Chunk], Result], shared: Shared, chunks: Iterator[Chunk], count: int
+) -> Iterator[Result]:
+    from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
+
+    executor = ProcessPoolExecutor(count, initializer=_set_shared, initargs=(shared,), env=_ENVIRONMENT)
+    waiting: deque[Any] = deque()
+    finished = False
+    try:
+        for chunk in chunks:
+            waiting.append(executor.submit(_call, function, chunk))
+            if len(waiting) > count * WAITING_CHUNKS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+        finished = True
+    except TerminatedWorkerError as error:
+        raise DataError(
+            "a process that read the data was killed, most likely because memory ran out",
+            place="data.num_proc",
+            remedy="set it to fewer processes, or to 1",
+        ) from error
+    finally:
+        executor.shutdown(wait=True, kill_workers=not finished)
+
+
+def _set_shared(shared: object) -> None:
+    global _shared
+    _shared = shared
+
+
+def _call(function: Callable[[Any, Chunk], Result], chunk: Chunk) -> Result:
+    return function(_shared, chunk)
