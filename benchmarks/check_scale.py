@@ -181,16 +181,17 @@ def measure(size: int, parent: Path | None) -> dict[str, Any]:
             "input_bytes": input_bytes,
             "writing_input_seconds": written,
             "repeats": size // REPEAT_EVERY,
-            "repeats_found": _repeats_found(folder / "run"),
+            "repeats_found": _dropped(folder / "run", "exact_duplicates"),
+            "leaked": _dropped(folder / "run", "leakage"),
         }
 
 
-def _repeats_found(run: Path) -> int:
+def _dropped(run: Path, rule: str) -> int:
     path = run / "data" / "dropped.jsonl"
     if not path.is_file():
         return 0
     with path.open(encoding="utf-8") as file:
-        return sum(json.loads(line)["rule"] == "exact_duplicates" for line in file)
+        return sum(json.loads(line)["rule"] == rule for line in file)
 
 
 def failures(results: list[dict[str, Any]]) -> list[str]:
@@ -200,7 +201,8 @@ def failures(results: list[dict[str, Any]]) -> list[str]:
         rows_ = f"{one['rows']:,} rows"
         if one["exit_code"] != 0:
             missed.append(f"{rows_}: exit code {one['exit_code']}")
-        if one["repeats_found"] != one["repeats"]:
+        # A row whose original shares a passage with a test row by chance is left out as a leak, as its copy is.
+        if not one["repeats"] - one["leaked"] <= one["repeats_found"] <= one["repeats"]:
             missed.append(f"{rows_}: {one['repeats_found']} of {one['repeats']} repeats found")
         if one["rows"] >= LARGE and one["seconds"] >= MOST_SECONDS:
             missed.append(f"{rows_}: {one['seconds']:.0f} s, the bar is {MOST_SECONDS}")

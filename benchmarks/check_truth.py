@@ -40,8 +40,8 @@ from tests.tiny import tiny_model_folder
 import tunesmith
 from benchmarks.machine import describe_machine
 from tunesmith.config import DataSection
-from tunesmith.data.shapes import RowError, convert_row
 from tunesmith.data.rows import BadRow
+from tunesmith.data.shapes import RowError, convert_row
 from tunesmith.data.sources import iter_rows
 from tunesmith.recipe_file import load_recipe
 

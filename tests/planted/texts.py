@@ -288,7 +288,12 @@ def long_prompt(characters: int) -> Change:
 
 
 def _long(characters: int, draw: random.Random, setting: Setting) -> str:
-    return setting.grammar.text(draw, characters // (20 if setting.chinese else 60))[:characters]
+    text = setting.grammar.text(draw, characters // (20 if setting.chinese else 60))
+    # Numbered throughout: so long a text shares a passage with some row of test by chance, which would be a leak.
+    parts: Sequence[str] = text if setting.chinese else text.split(" ")
+    size, space = (12, "") if setting.chinese else (6, " ")
+    chunks = (space.join(parts[start : start + size]) for start in range(0, len(parts), size))
+    return "".join(f"{chunk} {number} " for number, chunk in enumerate(chunks, 1))[:characters]
 
 
 # --- Other words: near-duplicates and passages --------------------------------------------------------------------

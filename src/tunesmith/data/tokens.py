@@ -9,8 +9,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:  # importing the class loads torch
     from transformers import PreTrainedTokenizerBase
@@ -169,6 +171,8 @@ def _ranges(offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """
     if not offsets:
         return [], []
-    own_starts, own_ends = zip(*offsets, strict=True)
-    ends = list(accumulate(own_ends, max))
-    return list(map(min, own_starts, chain((0,), ends))), ends
+    flat = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
+    starts, ends = flat[::2].copy(), np.maximum.accumulate(flat[1::2])
+    starts[0] = 0
+    np.minimum(starts[1:], ends[:-1], out=starts[1:])
+    return starts.tolist(), ends.tolist()

@@ -16,7 +16,7 @@ from tunesmith.data.checks.balance import (
     imbalance,
     plan_balance,
 )
-from tunesmith.data.checks.text_set import text_hash
+from tunesmith.data.checks.overlap.text_set import text_hash
 
 
 def found_in(answers: list[str], **others: object) -> list[Classes]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tunesmith.config import DataSection
 from tunesmith.data.checks.balance import NO_CLASS, Classes, find_classes, imbalance, plan_balance
 from tunesmith.data.checks.ledger import Ledger
+from tunesmith.data.checks.overlap.text_set import normalised
 from tunesmith.data.checks.rules import answers_of, excerpt
-from tunesmith.data.checks.text_set import normalised
 from tunesmith.errors import DataError
 from tunesmith.report import Report, Severity, Table
 from tunesmith.report.text import plural

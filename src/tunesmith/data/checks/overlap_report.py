@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from tunesmith.config import DataSection
 from tunesmith.data.checks.entries import Action
-from tunesmith.data.checks.leakage import EXACT, NEAR, NGRAM, NO_LEAK, Leaks
 from tunesmith.data.checks.ledger import Ledger
-from tunesmith.data.checks.overlaps import find_overlaps
+from tunesmith.data.checks.overlap.leakage import EXACT, NEAR, NGRAM, NO_LEAK, Leaks
+from tunesmith.data.checks.overlap.overlaps import find_overlaps
 from tunesmith.report import Report, Severity, Table
 from tunesmith.report.report import Scalar
 

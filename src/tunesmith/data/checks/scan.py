@@ -20,6 +20,7 @@ from tunesmith.config import DataSection
 from tunesmith.data.checks.dataset_rules import answer_words, json_state
 from tunesmith.data.checks.entries import Action, Entry
 from tunesmith.data.checks.language import language_of, mentions_language
+from tunesmith.data.checks.overlap.text_set import normalised, text_hash
 from tunesmith.data.checks.rules import TextRule, answers_of, texts_of
 from tunesmith.data.checks.text.answers import BOILERPLATE, REFUSALS, URL_ONLY
 from tunesmith.data.checks.text.characters import INVISIBLE_CHARACTERS, MOJIBAKE
@@ -27,7 +28,6 @@ from tunesmith.data.checks.text.markup import MARKUP
 from tunesmith.data.checks.text.private import API_KEY, CARD_NUMBER, EMAIL, NATIONAL_ID, PHONE
 from tunesmith.data.checks.text.repetition import REPEATED_TEXT
 from tunesmith.data.checks.text.special_tokens import special_tokens_rule
-from tunesmith.data.checks.text_set import normalised, text_hash
 from tunesmith.data.records import ROLES, Example, Place
 from tunesmith.data.rows import BadRow, Row, raw_row, shown
 from tunesmith.data.shapes import RowError, convert_row
@@ -293,7 +293,8 @@ def _columns_of(
         _roles_of(example),
         language_of(asked).encode() if watch_language else b"",
         language_of(answer).encode() if watch_language else b"",
-        watch_language and any(map(mentions_language, prompt_texts)),
+        # Of a long conversation the first message, which may be the system's, and the last say what is asked for.
+        watch_language and any(map(mentions_language, {*prompt_texts[:1], *prompt_texts[-1:]})),
         bool(trained) and ids[trained[-1][1] - 1] in settings.template.stop_token_ids,
         settings.template.begins_with_two_bos(ids),
     )

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tunesmith.config import DataSection, HubDataset
 from tunesmith.data.checks.entries import FlagStore, Journal
+from tunesmith.data.checks.overlap.text_set import TextSet
 from tunesmith.data.checks.scan import COLUMNS, Chunk, ScannedChunk, ScanSettings, scan_chunk
-from tunesmith.data.checks.text_set import TextSet
 from tunesmith.data.rows import BadRow, Row
 from tunesmith.data.sources import rows_of
 from tunesmith.data.store import Blobs, ExampleRows, ExampleStore, Places, Scratch

@@ -216,9 +216,9 @@ _BOILERPLATE_IN_CHINESE = re.compile(
     re.IGNORECASE,
 )
 _NAMELESS_INTRODUCTION = re.compile(
-    rf"(?:\A|[.!?\n])[\s*_]{{0,4}}(?-i:I)(?:['’]m| am){_JUST} an? {_ASSISTANT}"
+    rf"(?:\A|[.!?。！？\n])[\s*_]{{0,4}}(?-i:I)(?:['’]m| am){_JUST} an? {_ASSISTANT}"
     r"(?![^.!?\n]{0,120}(?:\b(?:named|called)\b|(?-i: (?:by|from|at|of|for) (?:the )?[A-Z])))"
-    r"|(?:\A|[。！？!?\n])\s{0,4}(?:[您你]好[，,！!]\s{0,4})?我[只仅]?是一?[个名款位种台](?:由人类[^。，,\n]{1,4}的)?"
+    r"|(?:\A|[.!?。！？\n])\s{0,4}(?:[您你]好[，,！!]\s{0,4})?我[只仅]?是一?[个名款位种台](?:由人类[^。，,\n]{1,4}的)?"
     rf"{_ASSISTANT_WITHOUT_NAME_IN_CHINESE}(?![^。！？!?\n]{{0,60}}?(?:叫|名字|由(?!人类)|来自|公司|团队))",
     re.IGNORECASE,
 )

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.checks.signatures import BANDS, VALUES, SignatureStore
+from tunesmith.data.checks.overlap.signatures import BANDS, VALUES, SignatureStore
 
 NEIGHBOURS = 2
 """Rows of train before a row in its bucket that it is compared with."""

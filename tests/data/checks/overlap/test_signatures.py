@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.data.checks.text_sets import han, prose, reworded
-from tunesmith.data.checks import candidates
-from tunesmith.data.checks.candidates import NEIGHBOURS, PARTNERS, Candidates, find_candidates
-from tunesmith.data.checks.clusters import Clusters
-from tunesmith.data.checks.shingles import words_of
-from tunesmith.data.checks.signatures import BANDS, VALUES, Shingles, SignatureStore, bands_of
+from tests.data.checks.overlap.text_sets import han, prose, reworded
+from tunesmith.data.checks.overlap import candidates
+from tunesmith.data.checks.overlap.candidates import NEIGHBOURS, PARTNERS, Candidates, find_candidates
+from tunesmith.data.checks.overlap.clusters import Clusters
+from tunesmith.data.checks.overlap.shingles import words_of
+from tunesmith.data.checks.overlap.signatures import BANDS, VALUES, Shingles, SignatureStore, bands_of
 
 
 def shingles(texts: Sequence[str]) -> Shingles:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.checks.boilerplate import Boilerplate, common_prompts
-from tunesmith.data.checks.distinct import DistinctRows
-from tunesmith.data.checks.shingles import words_of
-from tunesmith.data.checks.signatures import FEWEST_SHINGLES, shingles_of
+from tunesmith.data.checks.overlap.boilerplate import Boilerplate, common_prompts
+from tunesmith.data.checks.overlap.distinct import DistinctRows
+from tunesmith.data.checks.overlap.shingles import words_of
+from tunesmith.data.checks.overlap.signatures import FEWEST_SHINGLES, shingles_of
 from tunesmith.data.workers import map_chunks
 
 SMALLEST_SIMILARITY = 0.55

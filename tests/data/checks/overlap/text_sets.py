@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tunesmith.data.checks.overlaps import Overlaps, find_overlaps
-from tunesmith.data.checks.text_set import TextSet, normalised, text_hash
+from tunesmith.data.checks.overlap.overlaps import Overlaps, find_overlaps
+from tunesmith.data.checks.overlap.text_set import TextSet, normalised, text_hash
 from tunesmith.data.records import Example, Message, Place
 from tunesmith.data.store import pack_example
 

@@ -22,10 +22,10 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.checks.distinct import DistinctRows
-from tunesmith.data.checks.hash_index import HashSet
-from tunesmith.data.checks.shingles import WORD_UNITS, Grams, Words, covered, grams_of_units, text_of, words_of
-from tunesmith.data.checks.text_set import TextSet
+from tunesmith.data.checks.overlap.distinct import DistinctRows
+from tunesmith.data.checks.overlap.hash_index import HashSet
+from tunesmith.data.checks.overlap.shingles import WORD_UNITS, Grams, Words, covered, grams_of_units, text_of, words_of
+from tunesmith.data.checks.overlap.text_set import TextSet
 from tunesmith.data.workers import map_chunks
 
 SAMPLE_ROWS = 20_000

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.data.checks.text_sets import Pair, prose, text_set
-from tunesmith.data.checks import boilerplate
-from tunesmith.data.checks.boilerplate import Boilerplate, find_boilerplate, shared_by_many
-from tunesmith.data.checks.distinct import DistinctRows
-from tunesmith.data.checks.shingles import words_of
+from tests.data.checks.overlap.text_sets import Pair, prose, text_set
+from tunesmith.data.checks.overlap import boilerplate
+from tunesmith.data.checks.overlap.boilerplate import Boilerplate, find_boilerplate, shared_by_many
+from tunesmith.data.checks.overlap.distinct import DistinctRows
+from tunesmith.data.checks.overlap.shingles import words_of
 
 PHRASE = "kindly answer in one short sentence"
 

@@ -1,10 +1,10 @@
 """What of train also stands in an evaluation set.
 
 Three kinds are told apart. The same row, or the same prompt with whatever answer; a near-duplicate; a passage of at
-least 12 words, or 24 characters of a script without spaces, that is also in a row of an evaluation set. Passages of
-which more than two thirds are common in train, as a template with slots has them, do not count.
+least 12 words, or 24 characters of a script without spaces, that is also in a row of an evaluation set. A passage of
+which more than half is common in train, as in rows made from a template, does not count, nor do mere numbers.
 
-Shapes: N rows of train, W words and R rows of a chunk, Q runs of words in passages, F rows of a chunk with a finding.
+Shapes: N rows of train, E rows of evaluation; of a chunk W words, Q passages, F rows with a finding.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.checks.boilerplate import common_prompts
-from tunesmith.data.checks.distinct import DistinctRows
-from tunesmith.data.checks.hash_index import OwnedHashes
-from tunesmith.data.checks.shingles import WORD_UNITS, Words, grams_of_units, sums_before
+from tunesmith.data.checks.overlap.boilerplate import common_prompts
+from tunesmith.data.checks.overlap.distinct import DistinctRows
+from tunesmith.data.checks.overlap.hash_index import OwnedHashes
+from tunesmith.data.checks.overlap.shingles import WORD_UNITS, Words, grams_of_units, sums_before
 
 Number = TypeVar("Number", np.int64, np.uint64)
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.checks.hash_index import HashSet, OwnedHashesWriter
+from tunesmith.data.checks.overlap.hash_index import HashSet, OwnedHashesWriter
 
 HASHES = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40) | st.integers(2**64 - 40, 2**64 - 1), max_size=60)
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.checks.text_sets import Pair, han, overlaps, pair, prose, reworded, text_set
-from tunesmith.data.checks import boilerplate, distinct, duplicates
-from tunesmith.data.checks.distinct import DistinctRows
-from tunesmith.data.checks.duplicates import Duplicates, conflicting_answers
+from tests.data.checks.overlap.text_sets import Pair, han, overlaps, pair, prose, reworded, text_set
+from tunesmith.data.checks.overlap import boilerplate, distinct, duplicates
+from tunesmith.data.checks.overlap.distinct import DistinctRows
+from tunesmith.data.checks.overlap.duplicates import Duplicates, conflicting_answers
 
 SYSTEM = prose(random.Random(99), 80)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.checks.text_sets import Pair, han, overlaps, pair, prose, reworded, text_set
-from tunesmith.data.checks.leakage import EXACT, NEAR, NGRAM, NO_LEAK, Leaks
+from tests.data.checks.overlap.text_sets import Pair, han, overlaps, pair, prose, reworded, text_set
+from tunesmith.data.checks.overlap.leakage import EXACT, NEAR, NGRAM, NO_LEAK, Leaks
 
 SYSTEM = prose(random.Random(99), 80)
 

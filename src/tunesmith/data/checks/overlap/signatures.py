@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from tunesmith.data.checks.boilerplate import Boilerplate
-from tunesmith.data.checks.shingles import Words, grams_of_words, mixed, sums_before
+from tunesmith.data.checks.overlap.boilerplate import Boilerplate
+from tunesmith.data.checks.overlap.shingles import Words, grams_of_words, mixed, sums_before
 from tunesmith.errors import disk_errors
 
 SHINGLE_WORDS = 2

@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.checks.boilerplate import Boilerplate, find_boilerplate
-from tunesmith.data.checks.candidates import Candidates, find_candidates
-from tunesmith.data.checks.clusters import Clusters
-from tunesmith.data.checks.distinct import DistinctRows
-from tunesmith.data.checks.duplicates import (
+from tunesmith.data.checks.overlap.boilerplate import Boilerplate, find_boilerplate
+from tunesmith.data.checks.overlap.candidates import Candidates, find_candidates
+from tunesmith.data.checks.overlap.clusters import Clusters
+from tunesmith.data.checks.overlap.distinct import DistinctRows
+from tunesmith.data.checks.overlap.duplicates import (
     SMALLEST_SIMILARITY,
     Duplicates,
     alike,
     conflicting_answers,
     exact_copies,
 )
-from tunesmith.data.checks.hash_index import OwnedHashes, OwnedHashesWriter
-from tunesmith.data.checks.leakage import (
+from tunesmith.data.checks.overlap.hash_index import OwnedHashes, OwnedHashesWriter
+from tunesmith.data.checks.overlap.leakage import (
     NEAR,
     NGRAM,
     NO_LEAK,
@@ -38,9 +38,9 @@ from tunesmith.data.checks.leakage import (
     passages_found,
     passages_of,
 )
-from tunesmith.data.checks.shingles import text_of, words_of
-from tunesmith.data.checks.signatures import FEWEST_SHINGLES, Shingles, SignatureStore, bands_of
-from tunesmith.data.checks.text_set import TextSet
+from tunesmith.data.checks.overlap.shingles import text_of, words_of
+from tunesmith.data.checks.overlap.signatures import FEWEST_SHINGLES, Shingles, SignatureStore, bands_of
+from tunesmith.data.checks.overlap.text_set import TextSet
 from tunesmith.data.workers import map_chunks
 from tunesmith.progress import Task, task
 

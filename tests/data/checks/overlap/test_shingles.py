@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.checks.text_sets import example
-from tunesmith.data.checks.shingles import (
+from tests.data.checks.overlap.text_sets import example
+from tunesmith.data.checks.overlap.shingles import (
     MOST_CHARACTERS,
     Grams,
     Words,

@@ -18,7 +18,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.checks.text_set import normalised
+from tunesmith.data.checks.overlap.text_set import normalised
 from tunesmith.data.records import Example
 
 WORD_UNITS = 2

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.checks.shingles import text_of
-from tunesmith.data.checks.text_set import TextSet
+from tunesmith.data.checks.overlap.shingles import text_of
+from tunesmith.data.checks.overlap.text_set import TextSet
 
 READ_AT_ONCE = 64
 CHUNK_ROWS = 256

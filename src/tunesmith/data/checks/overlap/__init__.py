@@ -1,0 +1,1 @@
+"""Rows compared with each other: duplicates within train, leakage into evaluation sets."""
