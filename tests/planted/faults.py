@@ -51,8 +51,9 @@ class Kind:
         rules: the rules or codes of the check that may name it; none for what is no fault.
         exact: whether all of them are to be found; of others, such as near-duplicates, nine in ten.
         change: makes the fault within a row. None for faults of a line or of two rows, which `plant` knows by name.
-        only_train: whether it is a fault in train alone: rows of test are not cut at `max_length`, so that no length
-            up to the model's context is too long for them.
+        only_train: whether it is planted in train alone: rows of test are not cut at `max_length`, so that no length
+            up to the model's context is too long for them; and of sentences that many faults share, one in test would
+            make leaks of those in train.
     """
 
     name: str
@@ -83,7 +84,7 @@ LINES = tuple(
 """Rows that cannot be read."""
 
 ANY_ROW = (
-    Kind("mojibake", ("mojibake",), exact=False, change=texts.mojibake),
+    Kind("mojibake", ("mojibake",), exact=False, change=texts.mojibake, only_train=True),
     Kind("invisible characters", ("invisible_characters",), change=texts.invisible),
     Kind("markup", ("markup",), change=texts.markup),
     Kind("special tokens", ("special_tokens",), change=texts.special_tokens),
@@ -100,9 +101,9 @@ ANY_ROW = (
 PROSE = (
     Kind("repeated text", ("repeated_text",), exact=False, change=texts.repeated_text),
     Kind("one-word answer", ("one_word_answers",), change=texts.one_word),
-    Kind("refusal", ("refusals",), exact=False, change=texts.refusal),
-    Kind("boilerplate", ("boilerplate",), exact=False, change=texts.boilerplate),
-    Kind("language mix", ("language_mix",), exact=False, change=texts.language_mix),
+    Kind("refusal", ("refusals",), exact=False, change=texts.refusal, only_train=True),
+    Kind("boilerplate", ("boilerplate",), exact=False, change=texts.boilerplate, only_train=True),
+    Kind("language mix", ("language_mix",), exact=False, change=texts.language_mix, only_train=True),
     Kind("URL only", ("url_only",), change=texts.url_only),
     Kind("answer too long", ("answers-cut",), change=texts.long_answer(LONG), only_train=True),
 )

@@ -54,7 +54,7 @@ _LETTERS_OF_A_GRAM = 0.4
 
 _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
-_LINE_OF_CODE = re.compile(r"(?:#|//|def |import |return ).*|[\"'\[{(].*[,:\[({]|.{,80}[;{}>\\]")
+_LINE_OF_CODE = re.compile(r"(?:#|//|def |import |return ).{,120}|[\"'\[{(].*[,:\[({]|.{,80}[;{}>\\]")
 
 _SENTENCE_END = re.compile(r"[.!?;…。！？；\n]+\s*")
 
@@ -64,7 +64,11 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff
 
 _BY_CHARACTER = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 
-_ASKED_FOR = re.compile(r"\brepeat|\b\d+ times\b|重复|\d+ ?[遍次]|繰り返", re.IGNORECASE)
+_ASKED_FOR = re.compile(
+    r"\brepeat|\b(?:say|write|print|type|copy|output)\b.{0,80}\b(?:\d+|two|three|five|ten|many) times\b"
+    r"|重复|(?:写|说|抄|输出|打印).{0,40}[\d两三五十百] ?[遍次]|繰り返",
+    re.IGNORECASE,
+)
 
 
 def _find(example: Example) -> str | None:
