@@ -14,11 +14,16 @@ from tunesmith.data.checks.entries import Action
 from tunesmith.data.checks.ledger import Ledger
 from tunesmith.data.checks.overlap.leakage import EXACT, NEAR, NGRAM, NO_LEAK, Leaks
 from tunesmith.data.checks.overlap.overlaps import find_overlaps
+from tunesmith.data.checks.rules import EXCERPT_CHARACTERS, excerpt
+from tunesmith.data.checks.scan import one_line
 from tunesmith.report import Report, Severity, Table
 from tunesmith.report.report import Scalar
 
 TEMPLATE_SHARE = 0.5
 """From this share of the words on it is worth a word that the texts are made from templates."""
+
+LISTED_CLUSTERS = 5
+"""Clusters of near-duplicates that the report lists."""
 
 _KINDS = {EXACT: "exact", NEAR: "near-duplicate", NGRAM: "shared passage"}
 
@@ -69,6 +74,8 @@ def handle_overlaps(report: Report, ledger: Ledger, data: DataSection, folder: P
         rows = rows_N[np.flatnonzero(of_N >= 0)]
         if rule == "conflicting_answers" and mode == "fix":
             rows = np.union1d(rows, rows_N[of_N[of_N >= 0]])  # all that disagree, the first among them
+        if rule == "near_duplicates":
+            _describe_clusters(report, ledger, rows_N, of_N)
         ledger.handle("train", rows.tolist(), rule, _reason(ledger, rows_N, of_N, text), fix=mode == "fix")
     if overlaps.template_share >= TEMPLATE_SHARE:
         report.add_finding(
@@ -103,9 +110,31 @@ def _reason(ledger: Ledger, rows_N: NDArray[np.int64], of_N: NDArray[np.int64], 
 
     def reason(row: int) -> str:
         other = int(of_N[np.searchsorted(rows_N, row)])
-        return f"{text} {places[int(rows_N[other])]}" if other >= 0 else f"{text} others"
+        which = str(places[int(rows_N[other])]) if other >= 0 else "others"
+        return f"{text} {which}: {_shown(ledger, row)}"
 
     return reason
+
+
+def _shown(ledger: Ledger, row: int) -> str:
+    """The beginning of a row of train."""
+    text = one_line(ledger.splits["train"].examples[row])
+    return excerpt(text, 0, min(len(text), EXCERPT_CHARACTERS))
+
+
+def _describe_clusters(report: Report, ledger: Ledger, rows_N: NDArray[np.int64], of_N: NDArray[np.int64]) -> None:
+    originals, copies = np.unique(of_N[of_N >= 0], return_counts=True)
+    if not len(originals):
+        return
+    report.add_figure("near_duplicate_clusters", "Clusters of near-duplicates", len(originals))
+    largest = np.lexsort((originals, -copies))[:LISTED_CLUSTERS]
+    lines: list[tuple[Scalar, ...]] = []
+    for original, count in zip(originals[largest].tolist(), copies[largest].tolist(), strict=True):
+        row = int(rows_N[original])
+        lines.append((count + 1, str(ledger.splits["train"].places[row]), _shown(ledger, row)))
+    report.tables.append(
+        Table("Clusters of near-duplicates", ("rows", "one of them", "it begins"), tuple(lines))
+    )
 
 
 def _handle_leaks(
@@ -124,7 +153,7 @@ def _handle_leaks(
         number = int(np.searchsorted(rows_N, row))
         name = names[int(leaks.set_N[number])]
         place = ledger.splits[name].places[int(other_rows[name][int(leaks.row_N[number])])]
-        return f"{_KINDS[int(leaks.kind_N[number])]}: {place} of {name}"
+        return f"{_KINDS[int(leaks.kind_N[number])]}: {place} of {name}: {_shown(ledger, row)}"
 
     ledger.handle("train", rows_N[leaked].tolist(), "leakage", reason, fix=fix)
     if len(leaked):
