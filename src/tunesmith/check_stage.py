@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from tunesmith.config import Recipe
-from tunesmith.data.checks.write import write_cleaned
+from tunesmith.data.checks.write import check_target, write_cleaned
 from tunesmith.data.records import Example
 from tunesmith.data.template import Piece
 from tunesmith.data_preparation import DataPreparation
 from tunesmith.evaluation.metrics import check_bleu
 from tunesmith.report import Report, Severity
 from tunesmith.runs import Run
+
+REFERENCES_LOOKED_AT = 1000
+"""Test answers by whose script the tokeniser of BLEU is foreseen."""
 
 
 def check(recipe: Recipe, folder: str | Path, *, write_to: str | Path | None = None) -> Report:
@@ -27,12 +31,20 @@ def check(recipe: Recipe, folder: str | Path, *, write_to: str | Path | None = N
     Raises:
         TunesmithError: an error that the user can cause.
     """
+    if write_to is not None:
+        check_target(Path(write_to), recipe)
     run = Run(Path(folder))
     with run.one_writer():
         if run.belongs_to_another(recipe):
             # The folder stays that of its trained run: nothing is written there, the report is all.
             prepared = DataPreparation(recipe, None)
             report = prepared.audit.report
+            report.add_finding(
+                Severity.NOTE,
+                "not-written",
+                f"{folder} is the run of another recipe: neither this report nor the accounts of the rows were written",
+                remedy="name another folder with --run",
+            )
         else:
             run = Run.create(run.folder, recipe)
             prepared = DataPreparation(recipe, run)
@@ -56,17 +68,10 @@ def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]
 def run_check(prepared: DataPreparation, run: Run) -> Report:
     """The audit of a run's data; writes its report and accounts to the run folder."""
     report = prepared.audit.report
-    section = prepared.recipe.evaluate
-    if prepared.recipe.data.test is None:
-        report.add_finding(
-            Severity.NOTE,
-            "no-test-set",
-            "there is no test set: nothing will be evaluated, and no target can be set",
-            remedy="name one as data.test",
-        )
-    elif report.passed:
-        # A tokeniser that is not installed is told now, not after hours of training.
-        check_bleu(list(prepared.references("test")), tokenize=section.tokenize)
     prepared.write_accounts()
     run.save_report(report)
+    if prepared.recipe.data.test is not None and report.passed:
+        # A tokeniser that is not installed is told now, not after hours of training.
+        references = list(islice(prepared.references("test"), REFERENCES_LOOKED_AT))
+        check_bleu(references, tokenize=prepared.recipe.evaluate.tokenize)
     return report

@@ -77,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         f"{CHECKED_FOR}; --set model.name=... takes another model's tokenizer, --set data.test=... adds a test set."
     )
     command.add_argument(
-        "--write", metavar="FOLDER", type=Path, help="write the cleaned splits and a manifest of every row to FOLDER"
+        "--write",
+        metavar="FOLDER",
+        type=Path,
+        help="write the cleaned splits, a manifest and the lists of rows left out to FOLDER",
     )
     command.add_argument(
         "--show", metavar="N", type=_count, default=0, help="print N examples, trained tokens coloured"
@@ -137,6 +140,10 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tunesmith.report.preview import print_example
 
+    if options.show and (options.write is not None or options.json):
+        from tunesmith.errors import RecipeError
+
+        raise RecipeError(["--show only prints examples; leave --write and --json out"])
     recipe, folder = _recipe_and_folder(options)
     check_stage = _import("tunesmith.check_stage")
     if options.show:
@@ -144,7 +151,8 @@ def _check(options: argparse.Namespace) -> int:
             print_example(str(example.place), pieces)
         return EXIT_DONE
     report = check_stage.check(recipe, folder, write_to=options.write)
-    code = _finish(report, folder, options)
+    written = all(finding.code != "not-written" for finding in report.findings)
+    code = _finish(report, folder if written else None, options)
     if options.write is not None and not options.json:
         print(f"Cleaned splits: {options.write}")
     return code
@@ -203,7 +211,8 @@ def _import(module: str) -> ModuleType:
 def _recipe_and_folder(options: argparse.Namespace) -> tuple[Recipe, Path]:
     from tunesmith.recipe_file import load_recipe
 
-    if options.recipe.suffix.lower() in DATA_ENDINGS and options.command is _check:
+    endings = [ending.lower() for ending in options.recipe.suffixes[-2:]]
+    if any(ending in DATA_ENDINGS for ending in endings) and options.command is _check:  # also "x.jsonl.gz", to be told
         values = {"model": {"name": CHECKED_FOR}, "data": {"train": str(options.recipe)}}
         return load_recipe(values, options.edits), options.run or Path("runs") / f"check-{options.recipe.stem}"
     recipe = load_recipe(options.recipe, options.edits)

@@ -75,8 +75,13 @@ class DataPreparation:
     @cached_property
     def audit(self) -> Audit:
         """The audited splits."""
+        folder = self._scratch_parent()
         return audit(
-            self.recipe.data, self.template, context_length=self.context_length, scratch_parent=self._scratch_parent()
+            self.recipe.data,
+            self.template,
+            context_length=self.context_length,
+            scratch_parent=folder,
+            journal_after_error=None if folder is None else folder / "dropped.jsonl",
         )
 
     def split(self, name: str) -> Split:

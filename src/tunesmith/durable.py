@@ -117,6 +117,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises:
         DiskError: it cannot be written.
     """
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - links stay, "." and ".." get a name
     beside = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
     with disk_errors(folder):

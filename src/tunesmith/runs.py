@@ -35,6 +35,8 @@ TRAINING_SECTIONS = ("model", "data", "adapter", "train")
 
 MAY_CHANGE = (
     "data.test",
+    "data.accept",
+    "data.num_proc",
     "train.logging_steps",
     "train.save_steps",
     "train.save_total_limit",

@@ -383,12 +383,18 @@ class TestMany:
         template = ChatTemplate(byte_tokenizer(templates.GEMMA, bos_token="<s>"))
         good = [chat("user: x", f"assistant: {n}") if n % 3 else plain_text(f"t{n}") for n in range(600)]
         bad = chat("system: s", "user: x", "assistant: a")
-        results = list(template.encode_many([*good[:300], bad, *good[300:]], max_length=40))
+        results = template.encode_spans([*good[:300], bad, *good[300:]])
         failed = results.pop(300)
         assert isinstance(failed, TemplateError)
         assert "System role" in failed.message
-        assert results == [template.encode(example, max_length=40) for example in good]
-        assert list(template.encode_many([])) == []
+        for example, result in zip(good, results, strict=True):
+            assert not isinstance(result, TemplateError)
+            alone = template.encode(example)
+            labels = [IGNORED_LABEL] * len(alone.labels)
+            for first, last in result.trained:
+                labels[first:last] = result.tokens.ids[first:last]
+            assert (result.tokens.ids, labels) == (list(alone.input_ids), list(alone.labels))
+        assert template.encode_spans([]) == []
 
 
 class TestContract:

@@ -57,16 +57,32 @@ def iter_rows(source: str | HubDataset, *, split: str = "train", data: DataSecti
         yield from _hub_rows(source if source.split else source.model_copy(update={"split": split}))
         return
     with _read_errors(source):
+        path = check_source(source)
+        if path is None:
+            yield from _hub_rows(HubDataset(path=source, split=split))
+            return
+        ending = path.suffix.lower()
+        rows = READERS[ending](path, source)
+        yield from rows if data is None or ending not in CSV_ENDINGS else _with_known_columns(rows, data)
+
+
+def check_source(source: str | HubDataset) -> Path | None:
+    """The file of a source, which is there and holds data by its first bytes; None for a hub dataset.
+
+    Raises:
+        DataError: the file is missing or is no data file.
+    """
+    if isinstance(source, HubDataset):
+        return None
+    with _read_errors(source):
         path = _path_of(source)
         ending = path.suffix.lower()
         if path.exists():
             check_file(path, source, READERS)
-            rows = READERS[ending](path, source)
-            yield from rows if data is None or ending not in CSV_ENDINGS else _with_known_columns(rows, data)
-        elif ending not in READERS and _HUB_NAME.fullmatch(source) and not path.parent.is_dir():
-            yield from _hub_rows(HubDataset(path=source, split=split))
-        else:
-            raise no_such_file(path, source)
+            return path
+        if ending not in READERS and _HUB_NAME.fullmatch(source) and not path.parent.is_dir():
+            return None
+        raise no_such_file(path, source)
 
 
 def _with_known_columns(rows: Iterator[Row], data: DataSection) -> Iterator[Row]:

@@ -6,6 +6,7 @@ memory, so they do not count as memory of the process.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -40,7 +41,8 @@ class Scratch:
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
+        with disk_errors(parent or Path(tempfile.gettempdir())):
+            self.folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
         self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def close(self) -> None:
@@ -60,7 +62,8 @@ class Blobs:
         self._scratch = scratch
         self.path = path = scratch.folder / name
         self._ends = array("Q", [0])
-        self._writer: BinaryIO | None = path.open("xb")
+        with disk_errors(path):
+            self._writer: BinaryIO | None = path.open("xb")
         self._reader: BinaryIO | None = None
 
     def __len__(self) -> int:
@@ -98,9 +101,13 @@ class Blobs:
             self.finish()
             self._reader = self.path.open("rb", buffering=0)
         if hasattr(os, "pread"):  # no seek, so that several threads may read
-            return os.pread(self._reader.fileno(), count, at)
-        self._reader.seek(at)
-        return self._reader.read(count)
+            content = os.pread(self._reader.fileno(), count, at)
+        else:
+            self._reader.seek(at)
+            content = self._reader.read(count)
+        if len(content) < count:  # one read of a regular file may stop at 2 GiB, and nothing here is as long
+            raise OSError(errno.EIO, "a scratch file is shorter than what was written", str(self.path))
+        return content
 
     def finish(self) -> None:
         """Ends the writing.
@@ -241,6 +248,7 @@ class TokenizedRows(_Rows[TokenizedExample]):
 
     Attributes:
         lengths: tokens of each example, after the cut.
+        weights_N: as given.
     """
 
     def __init__(
@@ -257,7 +265,7 @@ class TokenizedRows(_Rows[TokenizedExample]):
         self._places = places
         self._rows_N = rows_N
         self._max_length = max_length
-        self._weights_N = weights_N
+        self.weights_N = weights_N
         self.lengths = (tokens_N if max_length is None else np.minimum(tokens_N, max_length)).astype(np.int64)
 
     def __len__(self) -> int:
@@ -278,7 +286,7 @@ class TokenizedRows(_Rows[TokenizedExample]):
             tuple(labels.tolist()),
             self._places[row],
             tokens_cut=len(ids) - kept,
-            weight=1.0 if self._weights_N is None else float(self._weights_N[number]),
+            weight=1.0 if self.weights_N is None else float(self.weights_N[number]),
         )
 
     def digest(self) -> str:
@@ -287,8 +295,8 @@ class TokenizedRows(_Rows[TokenizedExample]):
         for number, row in enumerate(self._rows_N.tolist()):
             digest.update(int(self.lengths[number]).to_bytes(8, "little"))
             digest.update(self._blobs.read(row, row + 1)[0])
-        if self._weights_N is not None:
-            digest.update(self._weights_N.astype("<f4").tobytes())
+        if self.weights_N is not None:
+            digest.update(self.weights_N.astype("<f4").tobytes())
         return digest.hexdigest()
 
 

@@ -14,11 +14,10 @@ is `<|im_start|>`, which also opens every turn.
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.data.plain_template import is_plain_template, plain_template
@@ -30,7 +29,6 @@ from tunesmith.errors import TemplateError
 if TYPE_CHECKING:  # importing the class loads torch
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK = 256
 _TOKENIZER_FILE = "the model's tokenizer_config.json"
 
 
@@ -147,18 +145,6 @@ class ChatTemplate:
         if isinstance(encoded, TemplateError):
             raise encoded
         return _tokenized(encoded, example.place, max_length)
-
-    def encode_many(
-        self, examples: Iterable[Example], max_length: int | None = None
-    ) -> Iterator[TokenizedExample | TemplateError]:
-        """`encode` for many, faster by tokenizing them in batches; an example that fails yields its error instead."""
-        remaining = iter(examples)
-        while chunk := list(islice(remaining, _CHUNK)):
-            for example, encoded in zip(chunk, self.encode_spans(chunk), strict=True):
-                if isinstance(encoded, TemplateError):
-                    yield encoded
-                else:
-                    yield _tokenized(encoded, example.place, max_length)
 
     def encode_prompt(self, messages: Sequence[Message], *, place: str = "prompt") -> list[int]:
         """Token ids of a conversation that awaits an answer: `messages`, then the generation prompt.

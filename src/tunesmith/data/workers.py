@@ -67,7 +67,9 @@ def map_chunks(
 def _map_in_processes(
     function: Callable[[Shared, Chunk], Result], shared: Shared, first: Chunk, rest: Iterator[Chunk], count: int
 ) -> Iterator[Result]:
-    from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
+    from concurrent.futures.process import BrokenProcessPool
+
+    from loky.process_executor import ProcessPoolExecutor
 
     executor = ProcessPoolExecutor(count, initializer=_begin, initargs=(shared, os.getpid()), env=_ENVIRONMENT)
     waiting: deque[Any] = deque()
@@ -85,7 +87,7 @@ def _map_in_processes(
         while waiting:
             yield waiting.popleft().result()
         finished = True
-    except TerminatedWorkerError as error:
+    except BrokenProcessPool as error:  # loky's errors are kinds of it
         raise DataError(
             "a process that read the data was killed, most likely because memory ran out",
             place="data.num_proc",

@@ -106,7 +106,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ValueError("holds no mapping")
     except FileNotFoundError:
         raise ModelError("the model folder has no config.json", place=str(folder), remedy=_other_kind(folder)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot be read: {first_line(error)}", place=str(file), remedy="fetch it again") from None
     _check_kind(config, file)
     _check_leads_nowhere(config, file)

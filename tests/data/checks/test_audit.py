@@ -83,7 +83,8 @@ def rows(tmp_path: Path) -> Rows:
 
 
 def codes(result: Audit) -> list[str]:
-    return [finding.code for finding in result.report.findings if finding.code != "length-outside-advice"]
+    usual = ("length-outside-advice", "no-test-set")
+    return [finding.code for finding in result.report.findings if finding.code not in usual]
 
 
 def entries(result: Audit) -> list[tuple[str, int, str, str]]:
@@ -295,6 +296,25 @@ def test_a_row_that_is_left_out_is_not_reported_for_anything_else(rows: Rows) ->
 def test_a_text_of_which_nothing_is_left_is_no_example(rows: Rows) -> None:
     result = rows.audit([chat("a", "b"), chat("q", "\u200b\u200b")], rules={"invisible_characters": "fix"})
     assert result.accounts["train"]["dropped"] == 1
+    kept = rows.audit(
+        [chat("a", "b"), chat("mail a.b@mail-host.com", "c", system=" ")],
+        rules={"email": "fix"},
+    )
+    assert kept.accounts["train"]["kept"] == 2
+
+
+def test_a_benchmark_is_compared_as_train_is_mended(rows: Rows) -> None:
+    broken = chat("The caf\u00c3\u00a9 is na\u00c3\u00afve", "yes it is")
+    for mode in ("on", "fix"):
+        result = rows.audit([chat("a", "b"), broken], benchmarks=[broken], rules={"mojibake": mode})
+        assert ("train", 2, "dropped", "leakage") in entries(result)
+
+
+def test_what_was_left_out_is_listed_after_an_error_too(rows: Rows) -> None:
+    data = rows.section(train=[chat("q", "a")], test=[chat("q", "a")])
+    with pytest.raises(DataError, match="rule 'leakage'"):
+        audit(data, TEMPLATE, context_length=512, journal_after_error=rows.folder / "dropped.jsonl")
+    assert "leakage" in (rows.folder / "dropped.jsonl").read_text(encoding="utf-8")
 
 
 def test_special_tokens_in_a_text_are_told_or_removed(rows: Rows) -> None:

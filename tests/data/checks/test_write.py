@@ -67,7 +67,11 @@ def test_the_cleaned_splits_and_the_manifest_account_for_every_row(tmp_path: Pat
     assert manifest["recipe_digest"] == checked.digest()
     listed = {(one["line"], one["rule"]) for one in rows_of(out / "dropped.jsonl")}
     assert {(3, "email"), (4, "leakage"), (5, "bad-row")} < listed
-    assert rows_of(out / "dropped.jsonl") == rows_of(tmp_path / "run" / "data" / "dropped.jsonl")
+    whole = rows_of(tmp_path / "run" / "data" / "dropped.jsonl")
+    assert "john.smith" in json.dumps(whole)
+    assert "john.smith" not in (out / "dropped.jsonl").read_text(encoding="utf-8")
+    places = [[(one["line"], one["rule"]) for one in lines] for lines in (whole, rows_of(out / "dropped.jsonl"))]
+    assert places[0] == places[1]
 
 
 def test_checking_what_was_written_leaves_nothing_out(tmp_path: Path, model: Path) -> None:
@@ -85,9 +89,17 @@ def test_a_folder_written_before_is_replaced_and_any_other_is_left_alone(tmp_pat
     out = tmp_path / "cleaned"
     checked = recipe(tmp_path, model)
     tunesmith.check(checked, tmp_path / "run", write_to=out)
-    (out / "stale.jsonl").write_text("{}", encoding="utf-8")
+    (out / "train.jsonl").write_text("changed", encoding="utf-8")
     tunesmith.check(checked, tmp_path / "run", write_to=out)
-    assert not (out / "stale.jsonl").exists()
+    assert len(rows_of(out / "train.jsonl")) == 2
+    (out / "thesis.txt").write_text("keep me", encoding="utf-8")
+    web = tmp_path / "web"
+    web.mkdir()
+    (web / "manifest.json").write_text("{}", encoding="utf-8")
+    for folder in (out, web):
+        with pytest.raises(DataError, match="holds other files"):
+            tunesmith.check(checked, tmp_path / "run", write_to=folder)
+    (out / "thesis.txt").unlink()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("keep me", encoding="utf-8")
@@ -98,6 +110,17 @@ def test_a_folder_written_before_is_replaced_and_any_other_is_left_alone(tmp_pat
     own = load_recipe({"model": {"name": str(model)}, "data": {"train": str(out / "train.jsonl")}})
     with pytest.raises(DataError, match=r"data\.train is read from this folder"):
         tunesmith.check(own, tmp_path / "own", write_to=out)
+
+
+def test_weights_are_written(tmp_path: Path, model: Path) -> None:
+    lines = [row(f"question {n}", "yes") for n in range(30)] + [row(f"other {n}", "no") for n in range(5)]
+    (tmp_path / "classes.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = {"train": str(tmp_path / "classes.jsonl"), "balance": "weight"}
+    weighed = load_recipe({"model": {"name": str(model)}, "data": data})
+    tunesmith.check(weighed, tmp_path / "run", write_to=tmp_path / "w")
+    written = rows_of(tmp_path / "w" / "train.jsonl")
+    assert sum(one["weight"] for one in written) == pytest.approx(35, abs=1e-3)
+    assert written[0]["weight"] == pytest.approx(written[-1]["weight"] / 2, abs=1e-5)
 
 
 def test_repeated_rows_of_small_classes_are_written_as_often_as_they_are_used(tmp_path: Path, model: Path) -> None:

@@ -7,6 +7,7 @@ read = kept + dropped + merged, in each split.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from tunesmith.config import DataRules, DataSection, HubDataset
 from tunesmith.data.checks.balance_report import balance_train
 from tunesmith.data.checks.codes import check_accepted
-from tunesmith.data.checks.entries import FlagStore, Journal
+from tunesmith.data.checks.entries import Action, FlagStore, Journal
 from tunesmith.data.checks.findings import add_rule_findings, rule_texts
 from tunesmith.data.checks.ledger import Ledger
 from tunesmith.data.checks.length_report import describe_lengths
@@ -34,10 +35,13 @@ from tunesmith.data.lengths import choose_max_length
 from tunesmith.data.questions import is_answerable
 from tunesmith.data.store import Scratch
 from tunesmith.data.template import ChatTemplate
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, TunesmithError
 from tunesmith.report import Finding, Report, Severity, Table
 from tunesmith.report.report import Scalar
 from tunesmith.report.text import plural
+
+MOST_COLUMNS = 12
+"""Columns that are not read, named in a note."""
 
 
 @dataclass
@@ -64,7 +68,12 @@ class Audit:
 
 
 def audit(
-    data: DataSection, template: ChatTemplate, *, context_length: int | None, scratch_parent: Path | None = None
+    data: DataSection,
+    template: ChatTemplate,
+    *,
+    context_length: int | None,
+    scratch_parent: Path | None = None,
+    journal_after_error: Path | None = None,
 ) -> Audit:
     """Reads and encodes every split and checks what training would see.
 
@@ -74,6 +83,7 @@ def audit(
         context_length: most tokens the base model can take, None if it does not say.
         scratch_parent: where texts and tokens are kept while they are needed; None takes the system's folder for
             temporary files.
+        journal_after_error: where to put the list of rows that were left out, where an error ends the audit.
 
     Raises:
         DataError: a source cannot be read, rows are bad and not to be skipped, nothing is left to train on, or
@@ -83,6 +93,23 @@ def audit(
     check_accepted(data.accept)
     scratch = Scratch(scratch_parent)
     journal, flagged = Journal(scratch.folder / "dropped.jsonl"), Journal(scratch.folder / "flagged.jsonl")
+    try:
+        return _audit(data, template, context_length, scratch, journal, flagged)
+    except TunesmithError:
+        if journal_after_error is not None:
+            journal.finish()
+            journal.move_to(journal_after_error)
+        raise
+
+
+def _audit(
+    data: DataSection,
+    template: ChatTemplate,
+    context_length: int | None,
+    scratch: Scratch,
+    journal: Journal,
+    flagged: Journal,
+) -> Audit:
     flags = FlagStore(scratch)
     scanned = scan_splits(sources_of(data), data, template, scratch=scratch, journal=journal, flags=flags)
     ledger = Ledger(scanned, journal, flags)
@@ -109,11 +136,18 @@ def audit(
             weights_K=balance.weights_K if is_train else None,
         )
     _check_answerable(report, splits)
+    if data.test is None:
+        report.add_finding(
+            Severity.NOTE,
+            "no-test-set",
+            "there is no test set: nothing will be evaluated, and no target can be set",
+            remedy="name one as data.test",
+        )
     ledger.report_flags(flagged)
     journal.finish()
     flagged.finish()
     rows_read = {name: split.rows_read for name, split in scanned.items()}
-    add_rule_findings(report, journal, flagged, rule_texts(text_rules(template)), rows_read)
+    add_rule_findings(report, journal, flagged, rule_texts(text_rules(template)), rows_read, data.rules)
     accounts = ledger.accounts()
     _account(report, accounts, splits)
     _accept(report, data.accept)
@@ -172,7 +206,10 @@ def _max_length(data: DataSection, scanned: Mapping[str, ScannedSplit], context_
 def _require_train(ledger: Ledger, max_length: int) -> None:
     if len(ledger.rows("train")):
         return
-    counts = {rule: ledger.journal.count(split="train", rule=rule) for rule, _ in ledger.journal.rules()}
+    counts: Counter[str] = Counter()
+    for rule, action in ledger.journal.rules():
+        if action in (Action.DROPPED, Action.MERGED):
+            counts[rule] += ledger.journal.count(split="train", rule=rule, action=action)
     most = max(counts, key=lambda rule: counts[rule])
     if most == "no-targets":
         raise DataError(
@@ -207,7 +244,7 @@ def _note_unused_keys(report: Report, scanned: Mapping[str, ScannedSplit]) -> No
     by_keys: dict[str, list[str]] = {}
     for name, split in scanned.items():
         if split.unused_keys:
-            keys = ", ".join(f"{key} ({count:,})" for key, count in sorted(split.unused_keys.items()))
+            keys = _named(split.unused_keys)
             by_keys.setdefault(keys, []).append(name)
     for keys, names in by_keys.items():
         report.add_finding(
@@ -217,6 +254,12 @@ def _note_unused_keys(report: Report, scanned: Mapping[str, ScannedSplit]) -> No
             f"number of rows: {keys}",
             remedy="if one of them belongs into the prompt, say so with data.mapping",
         )
+
+
+def _named(keys: Mapping[str, int]) -> str:
+    names = [f"{key} ({count:,})" for key, count in sorted(keys.items(), key=lambda item: (-item[1], item[0]))]
+    more = f" and {len(names) - MOST_COLUMNS:,} more" if len(names) > MOST_COLUMNS else ""
+    return ", ".join(names[:MOST_COLUMNS]) + more
 
 
 def _check_answerable(report: Report, splits: Mapping[str, Split]) -> None:

@@ -50,6 +50,7 @@ CODES: Mapping[str, str] = {
     "national-id": "national identity numbers",
     "api-key": "keys and tokens of services",
     "test-not-answerable": "the test set holds no conversation to answer",
+    "not-written": "the run folder is another recipe's, so nothing was written there",
     "no-test-set": "the recipe names no test set",
 }
 

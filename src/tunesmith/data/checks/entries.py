@@ -83,7 +83,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("x", encoding="utf-8", newline="\n")
+        with disk_errors(path):
+            self._file = path.open("x", encoding="utf-8", newline="\n")
         self._counts: Counter[tuple[str, str, Action]] = Counter()
         self._first: dict[tuple[str, Action], list[str]] = defaultdict(list)
 
@@ -169,7 +170,7 @@ class FlagStore:
         rows.append(row)
 
     def of(self, split: str) -> Iterator[tuple[int, str, str]]:
-        """Row, rule and reason of each, in the order of the rows; nothing can be added afterwards."""
+        """Row, rule and reason of each, in the order of adding; nothing can be added afterwards."""
         if split not in self._kept:
             return
         blobs, rows = self._kept[split]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tunesmith.config import DataRules
 from tunesmith.data.checks.entries import Action, Journal
 from tunesmith.data.checks.rules import TextRule
 from tunesmith.report import Report, Severity
@@ -34,10 +35,17 @@ LISTED = "every one stands in data/dropped.jsonl of the run"
 
 
 class RuleText(NamedTuple):
-    """How a rule is reported: `what` completes "3 rows of train ...", `remedy` says what to do beside `fix`."""
+    """How a rule is reported.
+
+    Args:
+        what: completes "3 rows of train ...".
+        remedy: what to do, beside `fix`.
+        mends: whether `fix` mends the text; else it leaves rows of train out.
+    """
 
     what: str
     remedy: str
+    mends: bool = False
 
 
 _ROW_TEXTS = {
@@ -46,37 +54,36 @@ _ROW_TEXTS = {
     "no-targets": RuleText("hold nothing that would be trained on", LISTED),
     "too-long-to-answer": RuleText("are too long for the model's context", LISTED),
     "exact_duplicates": RuleText("repeat another", "repeats weigh more than other examples; remove those not meant"),
-    "near_duplicates": RuleText(
-        "share most of their words with another", "keep one of each, or set data.rules.near_duplicates: fix"
-    ),
+    "near_duplicates": RuleText("share most of their words with another", "keep one of each"),
     "conflicting_answers": RuleText(
         "have the same prompt as another and a different answer",
         "decide which answer is right; where several are, this is as it is",
     ),
     "leakage": RuleText(
         "also stand in validation, test or a benchmark, whose scores would say too much",
-        "remove them from train (data.rules.leakage: fix), or from the other side",
+        "remove them from train, or from the other side",
     ),
-    "one_word_answers": RuleText(
-        "have an answer of one word, where most are long", "complete them, or leave them out with fix"
-    ),
-    "broken_json": RuleText(
-        "have an answer that is no JSON, where nearly all are", "mend them, or leave them out with fix"
-    ),
+    "one_word_answers": RuleText("have an answer of one word, where most are long", "complete them"),
+    "broken_json": RuleText("have an answer that is no JSON, where nearly all are", "mend them"),
     "language_mix": RuleText(
         "are answered in another language than they ask in, or are in another than the rest",
-        "if this is not meant, leave them out with fix",
+        "see whether this is meant",
     ),
 }
 
 
 def rule_texts(rules: Sequence[TextRule]) -> dict[str, RuleText]:
     """How each rule is reported, by its name."""
-    return {**_ROW_TEXTS, **{rule.name: RuleText(rule.what, rule.remedy) for rule in rules}}
+    return {**_ROW_TEXTS, **{rule.name: RuleText(rule.what, rule.remedy, rule.mend is not None) for rule in rules}}
 
 
 def add_rule_findings(
-    report: Report, journal: Journal, flagged: Journal, texts: Mapping[str, RuleText], rows_read: Mapping[str, int]
+    report: Report,
+    journal: Journal,
+    flagged: Journal,
+    texts: Mapping[str, RuleText],
+    rows_read: Mapping[str, int],
+    modes: DataRules,
 ) -> None:
     """One finding for each rule and what was done: left out, merged, changed, only reported.
 
@@ -86,6 +93,7 @@ def add_rule_findings(
         flagged: what was only reported.
         texts: how each rule is reported.
         rows_read: rows of each split.
+        modes: what each rule is set to.
     """
     for source in (journal, flagged):
         for rule, action in source.rules():
@@ -97,8 +105,16 @@ def add_rule_findings(
                 rule.replace("_", "-"),
                 _message(texts[rule].what, action, counts),
                 evidence=source.evidence(rule, action),
-                remedy=texts[rule].remedy if action is Action.FLAGGED else LISTED,
+                remedy=_remedy(rule, texts[rule], modes) if action is Action.FLAGGED else LISTED,
             )
+
+
+def _remedy(rule: str, text: RuleText, modes: DataRules) -> str:
+    if rule not in DataRules.model_fields:
+        return text.remedy
+    if getattr(modes, rule) == "fix":
+        return f"{text.remedy}; {'these cannot be mended' if text.mends else 'fix leaves rows of train out only'}"
+    return f"{text.remedy}; data.rules.{rule}: fix {'mends the texts' if text.mends else 'leaves rows of train out'}"
 
 
 def _severity(rule: str, action: Action, counts: Mapping[str, int], rows_read: Mapping[str, int]) -> Severity:

@@ -67,11 +67,7 @@ def _histogram(what: str, tokens_K: NDArray[np.int64]) -> Series:
     width = max(1, math.ceil(int(tokens_K.max()) / HISTOGRAM_BARS))
     counts = np.bincount(np.maximum(tokens_K - 1, 0) // width)
     return Series(
-        {
-            "whole": "Length of the training examples",
-            "prompt": "Length of their prompts",
-            "answer": "Length of their answers",
-        }[what],
+        _CHARTS[what],
         "examples",
         x=tuple(float((bar + 1) * width) for bar in range(len(counts))),
         y=tuple(map(float, counts)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,7 @@ def handle_overlaps(report: Report, ledger: Ledger, data: DataSection, folder: P
         near=rules.near_duplicates != "off",
         leakage=rules.leakage != "off",
     )
+    shutil.rmtree(scratch, ignore_errors=True)
     if rules.leakage != "off":
         _handle_leaks(report, ledger, overlaps.leaks, rows_N, other_rows, fix=rules.leakage == "fix")
     found = overlaps.duplicates
@@ -60,6 +63,9 @@ def handle_overlaps(report: Report, ledger: Ledger, data: DataSection, folder: P
         copies = np.flatnonzero(found.exact_of_N >= 0)
         reason = _reason(ledger, rows_N, found.exact_of_N, "the same as")
         ledger.leave_out("train", rows_N[copies].tolist(), "exact_duplicates", reason, action=Action.MERGED)
+    if rules.exact_duplicates != "fix":  # copies are still there, and are as near to the original as theirs
+        original_N = np.where(found.exact_of_N >= 0, found.exact_of_N, np.arange(len(rows_N)))
+        found = replace(found, near_of_N=np.where(found.exact_of_N >= 0, found.near_of_N[original_N], found.near_of_N))
     near_of_N = _with_kept_originals(
         found.near_of_N, np.isin(rows_N, ledger.rows("train")), ledger.splits["train"].columns_N["order"][rows_N]
     )
@@ -72,8 +78,8 @@ def handle_overlaps(report: Report, ledger: Ledger, data: DataSection, folder: P
         if mode == "off" or (rule == "exact_duplicates" and mode == "fix"):
             continue
         rows = rows_N[np.flatnonzero(of_N >= 0)]
-        if rule == "conflicting_answers" and mode == "fix":
-            rows = np.union1d(rows, rows_N[of_N[of_N >= 0]])  # all that disagree, the first among them
+        if rule == "conflicting_answers":
+            rows = _still_conflicting(ledger, rows)
         if rule == "near_duplicates":
             _describe_clusters(report, ledger, rows_N, of_N)
         ledger.handle("train", rows.tolist(), rule, _reason(ledger, rows_N, of_N, text), fix=mode == "fix")
@@ -87,6 +93,15 @@ def handle_overlaps(report: Report, ledger: Ledger, data: DataSection, folder: P
 
 
 _RULES = ("exact_duplicates", "near_duplicates", "conflicting_answers", "leakage")
+
+
+def _still_conflicting(ledger: Ledger, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of `rows` whose prompt still has several answers among the rows that are kept."""
+    kept = rows[np.isin(rows, ledger.rows("train"))]
+    columns_K = ledger.splits["train"].columns_N[kept]
+    pairs = np.unique(np.stack([columns_K["prompt"], columns_K["answer"]], axis=1), axis=0)
+    prompts, answers = np.unique(pairs[:, 0], return_counts=True)
+    return kept[np.isin(columns_K["prompt"], prompts[answers > 1])]
 
 
 def _with_kept_originals(
@@ -110,8 +125,7 @@ def _reason(ledger: Ledger, rows_N: NDArray[np.int64], of_N: NDArray[np.int64], 
 
     def reason(row: int) -> str:
         other = int(of_N[np.searchsorted(rows_N, row)])
-        which = str(places[int(rows_N[other])]) if other >= 0 else "others"
-        return f"{text} {which}: {_shown(ledger, row)}"
+        return f"{text} {places[int(rows_N[other])]}: {_shown(ledger, row)}"
 
     return reason
 
@@ -132,9 +146,7 @@ def _describe_clusters(report: Report, ledger: Ledger, rows_N: NDArray[np.int64]
     for original, count in zip(originals[largest].tolist(), copies[largest].tolist(), strict=True):
         row = int(rows_N[original])
         lines.append((count + 1, str(ledger.splits["train"].places[row]), _shown(ledger, row)))
-    report.tables.append(
-        Table("Clusters of near-duplicates", ("rows", "one of them", "it begins"), tuple(lines))
-    )
+    report.tables.append(Table("Clusters of near-duplicates", ("rows", "one of them", "it begins"), tuple(lines)))
 
 
 def _handle_leaks(

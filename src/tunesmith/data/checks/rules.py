@@ -1,7 +1,7 @@
 """What a rule about the text of one row is, and the tools that rules share.
 
-A rule looks at one example and knows nothing of the others. Rules that compare rows are in `duplicates`, `leakage`,
-`balance` and `dataset_rules`.
+A rule looks at one example and knows nothing of the others. Rules that compare rows are in the package `overlap`, in
+`balance` and in `dataset_rules`.
 """
 
 from __future__ import annotations

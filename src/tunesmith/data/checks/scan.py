@@ -29,14 +29,12 @@ from tunesmith.data.checks.text.private import API_KEY, CARD_NUMBER, EMAIL, NATI
 from tunesmith.data.checks.text.repetition import REPEATED_TEXT
 from tunesmith.data.checks.text.special_tokens import special_tokens_rule
 from tunesmith.data.records import ROLES, Example, Place
-from tunesmith.data.rows import BadRow, Row, raw_row, shown
+from tunesmith.data.rows import BadRow, Row, raw_row, shortened
 from tunesmith.data.shapes import RowError, convert_row
 from tunesmith.data.store import pack_example, pack_tokens
 from tunesmith.data.template import ChatTemplate, EncodedExample
 from tunesmith.data.tokens import Tokens
 from tunesmith.errors import TemplateError
-
-MOST_ANSWER_WORDS = 65535
 
 NOT_ENCODED = EncodedExample("", Tokens([], [], []), ())
 
@@ -70,8 +68,8 @@ def text_rules(template: ChatTemplate) -> tuple[TextRule, ...]:
     return (
         MOJIBAKE,
         INVISIBLE_CHARACTERS,
-        special_tokens_rule(template.special_token),
         MARKUP,
+        special_tokens_rule(template.special_token),  # after markup, which makes characters of entities
         API_KEY,
         EMAIL,
         CARD_NUMBER,
@@ -219,8 +217,13 @@ def _candidate(settings: ScanSettings, scanned: ScannedChunk, place: Place, row:
 def _apply_rules(settings: ScanSettings, scanned: ScannedChunk, example: Example) -> tuple[Example, list[Entry]] | None:
     """The example with what is to be fixed mended, and what was only found; None where a rule leaves it out."""
     split = scanned.split
+    if split == "benchmarks":  # mended as train is, so that what is the same stays the same
+        for rule, fix in settings.rules:
+            if fix and rule.mend is not None and rule.find(example) is not None:
+                example = rule.mend(example)
+        return example, []
     flags = []
-    for rule, fix in settings.rules if split != "benchmarks" else ():
+    for rule, fix in settings.rules:
         found = rule.find(example)
         if found is None:
             continue
@@ -234,13 +237,21 @@ def _apply_rules(settings: ScanSettings, scanned: ScannedChunk, example: Example
         if mended == example:
             flags.append(Entry(split, example.place, Action.FLAGGED, rule.name, f"cannot be mended: {found}"))
             continue
-        scanned.entries += _changes(split, rule.name, found, example, mended)
-        if not all(map(str.strip, texts_of(mended))):
-            reason = "nothing is left of a text after it was mended"
+        if _empties_a_text(example, mended):
+            reason = "nothing would be left of a text"
+            if split != "train":
+                flags.append(Entry(split, example.place, Action.FLAGGED, rule.name, f"not mended, {reason}: {found}"))
+                continue
             scanned.entries.append(Entry(split, example.place, Action.DROPPED, rule.name, reason, one_line(example)))
             return None
+        scanned.entries += _changes(split, rule.name, found, example, mended)
         example = mended
     return example, flags
+
+
+def _empties_a_text(example: Example, mended: Example) -> bool:
+    texts = zip(texts_of(example), texts_of(mended), strict=True)
+    return any(before.strip() and not after.strip() for before, after in texts)
 
 
 def _changes(split: str, rule: str, found: str, example: Example, mended: Example) -> list[Entry]:
@@ -261,7 +272,7 @@ def _class_of(settings: ScanSettings, scanned: ScannedChunk, row: object) -> int
     label = value if isinstance(value, str) else str(value)
     hashed = text_hash(label)
     if hashed:
-        scanned.classes.setdefault(hashed, shown(label))
+        scanned.classes.setdefault(hashed, shortened(label, 40))
     return hashed
 
 
@@ -288,7 +299,7 @@ def _columns_of(
         len(ids),
         sum(end - max(start, 1) for start, end in trained),
         min((max(start, 1) for start, _ in trained), default=len(ids)),
-        min(answer_words(answer), MOST_ANSWER_WORDS),
+        answer_words(answer),
         json_state(answer),
         _roles_of(example),
         language_of(asked).encode() if watch_language else b"",

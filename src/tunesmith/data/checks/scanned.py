@@ -15,7 +15,7 @@ from tunesmith.data.checks.entries import FlagStore, Journal
 from tunesmith.data.checks.overlap.text_set import TextSet
 from tunesmith.data.checks.scan import COLUMNS, Chunk, ScannedChunk, ScanSettings, scan_chunk
 from tunesmith.data.rows import BadRow, Row
-from tunesmith.data.sources import rows_of
+from tunesmith.data.sources import check_source, rows_of
 from tunesmith.data.store import Blobs, ExampleRows, ExampleStore, Places, Scratch
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.workers import map_chunks
@@ -25,6 +25,9 @@ from tunesmith.progress import task
 CHUNK_ROWS = 256
 CHUNK_CHARACTERS = 1_000_000
 """A chunk has at most so many rows, and ends with the row that brings it to so many characters."""
+
+MOST_KEYS = 1000
+"""Columns that are counted by name, and classes that there may be."""
 
 MOST_NAMED = 10
 """Rows named in an error."""
@@ -120,8 +123,16 @@ class _Scan:
         self._bad_rows += chunk.bad_rows[: MOST_NAMED - len(self._bad_rows)]
         self._refusals += chunk.refusals[: MOST_NAMED - len(self._refusals)]
         split.shapes += chunk.shapes
-        split.unused_keys += chunk.unused_keys
+        for key, count in chunk.unused_keys.items():
+            is_known = key in split.unused_keys or len(split.unused_keys) < MOST_KEYS
+            split.unused_keys[key if is_known else "other columns"] += count
         split.classes.update(chunk.classes)
+        if len(split.classes) > MOST_KEYS:
+            raise DataError(
+                f"the column '{self._data.class_field}' holds more than {MOST_KEYS:,} different values",
+                place="data.class_field",
+                remedy="name a column that holds a class",
+            )
 
     def end(self, name: str) -> None:
         """Ends a split.
@@ -189,6 +200,8 @@ def scan_splits(
     """
     scan = _Scan(data, scratch, journal, flags)
     names = list(sources)
+    for source in (one for name in names for one in sources[name]):
+        check_source(source)  # a wrong name is told now, not after the splits before it
     current = -1
 
     def chunks() -> Iterator[Chunk]:
@@ -223,13 +236,10 @@ def _in_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _characters(value: Any) -> int:
-    """About how many characters a row's values have, two levels deep."""
-    count = 0
-    for one in value.values():
-        if isinstance(one, str):
-            count += len(one)
-        elif isinstance(one, list):
-            turns = (turn for turn in one if isinstance(turn, dict))
-            count += sum(len(text) for turn in turns for text in turn.values() if isinstance(text, str))
-    return count
+def _characters(value: Any, depth: int = 5) -> int:
+    """About how many characters there are in a row's values; what is nested deeper than rows are is not looked at."""
+    if isinstance(value, str):
+        return len(value)
+    if not depth or not isinstance(value, (dict, list, tuple)):
+        return 1
+    return sum(_characters(inner, depth - 1) for inner in (value.values() if isinstance(value, dict) else value))

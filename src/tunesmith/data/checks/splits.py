@@ -27,6 +27,13 @@ class Split:
     examples: Sequence[Example] = ()
     tokenized: Sequence[TokenizedExample] = ()
 
+    def weights(self, start: int, stop: int) -> Sequence[float | None]:
+        """The weights of some examples in the loss; None each where all weigh the same."""
+        if isinstance(self.tokenized, TokenizedRows) and self.tokenized.weights_N is not None:
+            weights: list[float | None] = self.tokenized.weights_N[start:stop].tolist()
+            return weights
+        return [None] * (min(stop, len(self.examples)) - start)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over token ids, labels and weights, in order: what the model sees of the split."""

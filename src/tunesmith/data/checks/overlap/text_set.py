@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data.records import Example
+
+_OTHER_WIDTH = re.compile("[\u3000\uff01-\uffee]+")
+"""Full-width and half-width forms."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,11 @@ class TextSet:
 
 def normalised(text: str) -> str:
     """The text without differences of case, of width and of white space."""
-    text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(text.split())
+    if text.isascii():
+        return " ".join(text.lower().split())
+    # Not NFKC for all: it makes 32 of 3² and 1 of a circled one, which are other texts.
+    text = _OTHER_WIDTH.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def text_hash(text: str) -> int:

@@ -150,10 +150,15 @@ def _resolved(match: re.Match[str]) -> str | None:
     )
 
 
+_MOST_PASSES = 20
+
+
 def _rendered(text: str) -> str:
     """The text as a reader of the page would have seen it."""
-    # Again until nothing changes, for entities that were escaped twice; each time the text gets shorter.
-    while _may_hold_markup(text):
+    # Again until nothing changes, for entities that were escaped twice; a text escaped oftener is made to take time.
+    for _ in range(_MOST_PASSES):
+        if not _may_hold_markup(text):
+            break
         rendered = _rendered_once(text)
         if rendered == text:
             break
