@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
 
@@ -99,6 +100,41 @@ for process in map_chunks(work, None, chunks(), num_proc=2):
     if process != os.getpid():
         others.add(process)
 """
+
+
+EARLY = """
+import itertools, os
+from tunesmith.data.workers import map_chunks
+
+def work(shared, chunk):
+    if chunk == 10:
+        print("starting", flush=True)
+    return os.getpid()
+
+for process in map_chunks(work, None, itertools.count(), num_proc=2):
+    pass
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals of POSIX")
+@pytest.mark.parametrize("delay", [0, 1000, 30_000, 100_000])
+def test_an_interrupt_while_processes_start_ends_all(delay: int, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(EARLY, encoding="utf-8")
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "starting\n"
+        for _ in range(delay):  # lets the others come further each time
+            os.getpid()
+        errors = ""
+        for _ in range(30):  # one that comes in the very moment of starting is lost, and a user presses again
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                errors = process.communicate(timeout=2)[1]
+                break
+    assert "KeyboardInterrupt" in errors
+    assert process.returncode != 0
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to look")

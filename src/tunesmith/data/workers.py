@@ -7,12 +7,16 @@ done here: to start others takes seconds. What is computed does not depend on wh
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # registers its wait at exit before ours, which therefore runs first
 import os
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -32,6 +36,9 @@ _PARENT_CHECK_SECONDS = 1.0
 
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 """The processes are the parallelism; threads beneath them would only be in each other's way."""
+
+_running: set[Any] = set()
+"""Processes that were started and not yet seen to their end."""
 
 _shared: Any = None
 """In a worker process: what all chunks share."""
@@ -69,13 +76,21 @@ def _map_in_processes(
 ) -> Iterator[Result]:
     from concurrent.futures.process import BrokenProcessPool
 
+    import cloudpickle
     from loky.process_executor import ProcessPoolExecutor
 
-    executor = ProcessPoolExecutor(count, initializer=_begin, initargs=(shared, os.getpid()), env=_ENVIRONMENT)
+    # Packed once and beforehand, so that processes start within a moment.
+    packed = cloudpickle.dumps(shared)
+    before = set(multiprocessing.active_children())
+    started: set[Any] = set()
     waiting: deque[Any] = deque()
     finished = False
+    with _interrupts_ignored():
+        executor = ProcessPoolExecutor(count, initializer=_begin, initargs=(packed, os.getpid()), env=_ENVIRONMENT)
+        is_ready = executor.submit(os.getpid)  # starts them
+        started.update(set(multiprocessing.active_children()) - before)
+        _running.update(started)
     try:
-        is_ready = executor.submit(os.getpid)
         yield function(shared, first)
         for chunk in rest:
             if not is_ready.done():
@@ -94,13 +109,47 @@ def _map_in_processes(
             remedy="set it to fewer processes, or to 1",
         ) from error
     finally:
+        if not finished:
+            _end(started)
         executor.shutdown(wait=True, kill_workers=not finished)
+        _running.difference_update(started)
 
 
-def _begin(shared: object, parent: int) -> None:
+def _end(processes: set[Any]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Ends what an interrupt at a bad moment left: the exit would wait for it forever."""
+    _end(_running)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignores Ctrl-C for the moment in which processes start, which inherit that.
+
+    A KeyboardInterrupt there would leave processes that nobody knows of; and one that gets the signal while it is
+    starting breaks the pool. The parent ends them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _begin(packed: bytes, parent: int) -> None:
     """Makes a new process ready."""
     global _shared
-    _shared = shared
+    import cloudpickle
+
+    _shared = cloudpickle.loads(packed)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent handles it
     if hasattr(os, "getppid") and os.getppid() == parent:
         threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent watch").start()
