@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tests.tiny import tiny_model
 from tunesmith.config import Recipe, TrainSection
 from tunesmith.data.records import IGNORED_LABEL, Place, TokenizedExample
+from tunesmith.models.backend import Precision
 from tunesmith.runs import Run
 from tunesmith.training.trainer import Trainer
 
@@ -47,7 +48,7 @@ def make_trainer(tmp_path: Path) -> TrainerMaker:
         *,
         model: PeftModel | None = None,
         folder: str = "run",
-        precision: str = "fp32",
+        precision: Precision = "fp32",
         fingerprint: dict[str, str] | None = None,
         **section: Any,
     ) -> Trainer:

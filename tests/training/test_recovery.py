@@ -14,7 +14,7 @@ from tunesmith import failpoints
 from tunesmith.errors import TrainError
 from tunesmith.training.checkpoint import TrainState
 from tunesmith.training.health import LengthenWarmup, LowerLearningRate, StopEarly
-from tunesmith.training.recovery import adjust, need_less_memory, split_micro_batches
+from tunesmith.training.recovery import adjust, need_less_memory
 
 SETTINGS = {"max_steps": 6, "learning_rate": 1e-2, "logging_steps": 1, "per_device_train_batch_size": 8}
 
@@ -55,18 +55,19 @@ def test_after_memory_ran_out_the_result_is_the_same(
 
 
 def test_less_memory_is_tried_in_turn_until_nothing_is_left() -> None:
-    state = TrainState(micro_batch_size=3)
-    enabled = []
-    assert "micro-batches of 2" in need_less_memory(state, lambda: enabled.append(1))
-    assert "micro-batches of 1" in need_less_memory(state, lambda: enabled.append(1))
-    assert "checkpointing" in need_less_memory(state, lambda: enabled.append(1))
+    state = TrainState(micro_batch_size=8)
+    enabled: list[int] = []
+
+    def tried(largest: int) -> str:
+        return need_less_memory(state, largest, lambda: enabled.append(1))
+
+    assert "micro-batches of 2" in tried(3), "the budget of tokens allowed three, so halving eight would change nothing"
+    assert state.micro_batch_size == 2
+    assert "micro-batches of 1" in tried(2)
+    assert "checkpointing" in tried(1)
     assert enabled == [1]
     with pytest.raises(TrainError, match=r"one example at a time[\s\S]*max_length"):
-        need_less_memory(state, lambda: enabled.append(1))
-
-
-def test_micro_batches_are_split_without_loss() -> None:
-    assert split_micro_batches([[1, 2, 3, 4, 5], [6]], 2) == [[1, 2], [3, 4], [5], [6]]
+        tried(1)
 
 
 def test_the_smaller_micro_batch_holds_after_a_resume(

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tunesmith.data.records import IGNORED_LABEL, Place, TokenizedExample
 
@@ -64,18 +63,36 @@ def lengths_of(examples: Sequence[TokenizedExample]) -> Sequence[int]:
     return [len(example.input_ids) for example in examples] if known is None else known
 
 
-def shortest_first(lengths: Sequence[int]) -> NDArray[np.intp]:
-    """The indices of `lengths` from the smallest length to the largest; equal ones stay in their order."""
-    return np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
+def micro_batches(
+    indices: Sequence[int], lengths: Sequence[int], *, max_examples: int, max_tokens: int
+) -> list[list[int]]:
+    """Divides the examples of one step into micro-batches of like length, the longest first.
+
+    The losses of a step are summed, so how it is divided changes nothing but rounding. A micro-batch has at most
+    `max_examples` examples and, padding counted, at most `max_tokens` tokens; an example that is longer is alone.
+
+    Args:
+        indices: the examples of the step.
+        lengths: tokens of every example of the data set.
+        max_examples: most examples of one forward pass.
+        max_tokens: most tokens of one forward pass.
+    """
+    parts: list[list[int]] = []
+    for index in sorted(indices, key=lambda index: -int(lengths[index])):
+        full = not parts or len(parts[-1]) == max_examples
+        if full or (len(parts[-1]) + 1) * int(lengths[parts[-1][0]]) > max_tokens:
+            parts.append([])
+        parts[-1].append(index)
+    return parts
 
 
-def collate(examples: Sequence[TokenizedExample], pad_token_id: int) -> Batch:
-    """Pads `examples` to the longest of them.
+def collate(examples: Sequence[TokenizedExample], pad_token_id: int, *, multiple_of: int = 1) -> Batch:
+    """Pads `examples` to the longest of them, or to the next multiple of `multiple_of`.
 
     Raises:
         ValueError: there is no example.
     """
-    longest = max(len(example.input_ids) for example in examples)
+    longest = math.ceil(max(len(example.input_ids) for example in examples) / multiple_of) * multiple_of
     input_ids_BT = torch.full((len(examples), longest), pad_token_id, dtype=torch.long)
     labels_BT = torch.full((len(examples), longest), IGNORED_LABEL, dtype=torch.long)
     for row, example in enumerate(examples):

@@ -6,20 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
 
 from tunesmith.data.batching import Batch
 from tunesmith.data.records import Place
 from tunesmith.errors import TrainError
 from tunesmith.training.checkpoint import TrainState
 from tunesmith.training.health import Action, LengthenWarmup, LowerLearningRate
-from tunesmith.training.loss import summed_loss
 
 MOST_IN_A_ROW = 3
 """So many steps in a row without a finite loss end the run."""
 
 
-def need_less_memory(state: TrainState, enable_checkpointing: Callable[[], None]) -> str:
+def need_less_memory(state: TrainState, largest: int, enable_checkpointing: Callable[[], None]) -> str:
     """Changes how the next try is computed, not what: first smaller micro-batches, then activation checkpointing.
 
     The step keeps its examples, and the loss is divided by its target tokens whatever the micro-batches are, so the
@@ -27,6 +25,8 @@ def need_less_memory(state: TrainState, enable_checkpointing: Callable[[], None]
 
     Args:
         state: its `micro_batch_size` or `gradient_checkpointing` is changed.
+        largest: most examples that one of the step's micro-batches has; the budget of tokens may allow fewer than
+            `micro_batch_size`.
         enable_checkpointing: turns activation checkpointing on.
 
     Returns:
@@ -35,8 +35,8 @@ def need_less_memory(state: TrainState, enable_checkpointing: Callable[[], None]
     Raises:
         TrainError: nothing is left to change.
     """
-    if state.micro_batch_size > 1:
-        state.micro_batch_size = math.ceil(state.micro_batch_size / 2)
+    if largest > 1:
+        state.micro_batch_size = math.ceil(largest / 2)
         return f"micro-batches of {state.micro_batch_size} from here on (the effective batch stays)"
     if not state.gradient_checkpointing:
         enable_checkpointing()
@@ -50,21 +50,19 @@ def need_less_memory(state: TrainState, enable_checkpointing: Callable[[], None]
     )
 
 
-def split_micro_batches(step: Sequence[Sequence[int]], micro_batch_size: int) -> list[list[int]]:
-    """The micro-batches of a step, none larger than `micro_batch_size`."""
-    return [
-        list(indices[at : at + micro_batch_size]) for indices in step for at in range(0, len(indices), micro_batch_size)
-    ]
+def not_finite_places(loss_of: Callable[[Batch], torch.Tensor], batches: Sequence[Batch]) -> list[Place]:
+    """The examples whose own loss is not a number; all of them where none is to blame alone.
 
-
-def not_finite_places(model: nn.Module, batches: Sequence[Batch]) -> list[Place]:
-    """The examples whose own loss is not a number; all of them where none is to blame alone."""
+    Args:
+        loss_of: the summed loss of a batch.
+        batches: the micro-batches of the step.
+    """
     blamed = []
     with torch.no_grad():
         for batch in batches:
             for row, place in enumerate(batch.places):
                 alone = Batch(batch.input_ids_BT[row : row + 1], batch.labels_BT[row : row + 1], (place,), 0, 0, 0)
-                if not math.isfinite(summed_loss(model, alone).item()):
+                if not math.isfinite(loss_of(alone).item()):
                     blamed.append(place)
     return blamed or [place for batch in batches for place in batch.places]
 

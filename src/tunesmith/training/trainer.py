@@ -21,11 +21,18 @@ from torch import nn
 
 from tunesmith.adapters.methods import regularization_loss
 from tunesmith.config import TrainSection
-from tunesmith.data.batching import Batch, StepPlan, collate, lengths_of, shortest_first
+from tunesmith.data.batching import Batch, StepPlan, collate, lengths_of, micro_batches
 from tunesmith.data.records import TokenizedExample
 from tunesmith.errors import RunError, StoppedError, TrainError
 from tunesmith.failpoints import passing
-from tunesmith.models.backend import is_out_of_memory, memory_in_use_bytes, release_memory
+from tunesmith.models.backend import (
+    Precision,
+    is_out_of_memory,
+    memory_in_use_bytes,
+    micro_batch_tokens,
+    release_memory,
+    width_multiple,
+)
 from tunesmith.models.halving import in_halves
 from tunesmith.progress import task, track
 from tunesmith.report import Finding
@@ -41,7 +48,6 @@ from tunesmith.training.recovery import (
     leave_step_out,
     need_less_memory,
     not_finite_places,
-    split_micro_batches,
 )
 from tunesmith.training.schedule import learning_rate_at, total_steps, warmup_steps
 from tunesmith.training.signals import StopRequest
@@ -90,7 +96,7 @@ class Trainer:
         section: TrainSection,
         run: Run,
         *,
-        precision: str,
+        precision: Precision,
         pad_token_id: int,
         fingerprint: Mapping[str, str],
     ) -> None:
@@ -99,12 +105,16 @@ class Trainer:
         self._examples = train
         self._validation = validation
         self._pad_token_id = pad_token_id
+        self._multiple = width_multiple(precision)
         self._accelerator: Accelerator = make_accelerator(precision, section.report_to, run.folder / "trackers")
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._model = self._accelerator.prepare_model(model)
         self._optimizer = self._accelerator.prepare_optimizer(optim.make_adamw(self._parameters, section))
+        self._lengths = lengths_of(train)
+        budget = section.max_tokens_per_micro_batch
+        self._max_tokens = micro_batch_tokens(self._accelerator.device) if budget == "auto" else budget
         self._plan = StepPlan(
-            lengths_of(train),
+            self._lengths,
             micro_batch_size=section.per_device_train_batch_size,
             micro_batches=section.gradient_accumulation_steps,
             strategy=section.train_sampling_strategy,
@@ -134,7 +144,8 @@ class Trainer:
         if self._state.gradient_checkpointing:
             self._checkpoint_activations()
         if self._run.killed_for_memory:
-            change = need_less_memory(self._state, self._checkpoint_activations)
+            largest = max(map(len, self._micro_batches(self._state.step)))
+            change = need_less_memory(self._state, largest, self._checkpoint_activations)
             self._say(f"the system killed the last process for lack of memory: {change}")
             self._save(replace=True)  # If it is killed again, the next process goes on from this change.
         trackers = Trackers(self._accelerator, self._section, self._run)
@@ -186,7 +197,7 @@ class Trainer:
             self._state.not_finite_in_a_row = 0
         self._optimizer.zero_grad()
         if not is_finite:
-            self._say(leave_step_out(self._state, mean_loss, not_finite_places(self._model, batches)), step + 1)
+            self._say(leave_step_out(self._state, mean_loss, not_finite_places(self._loss, batches)), step + 1)
         seconds = time.monotonic() - started
         self._state.step += 1
         self._state.tokens += tokens
@@ -209,27 +220,40 @@ class Trainer:
             # Outside the handler: its traceback would keep the failed attempt's tensors alive.
             self._optimizer.zero_grad()
             release_memory()
-            change = need_less_memory(self._state, self._checkpoint_activations)
+            largest = max(map(len, self._micro_batches(step)))
+            change = need_less_memory(self._state, largest, self._checkpoint_activations)
             self._say(f"memory ran out in step {step + 1}: {change}", step + 1)
 
     def _accumulate(self, step: int) -> tuple[list[Batch], float]:
         """Computes the gradients of one step; returns its micro-batches and its (weighted) mean loss."""
-        indices = split_micro_batches(self._plan.step(step), self._state.micro_batch_size)
-        batches = [self._collate([self._examples[index] for index in part]) for part in indices]
+        batches = [self._collate([self._examples[index] for index in part]) for part in self._micro_batches(step)]
         targets = sum(batch.target_weight for batch in batches) or 1.0
         loss_sum = 0.0
         for number, batch in enumerate(batches):
             seed_dropout(self._section.seed, step, number)
             action = passing(f"forward:{step + 1}")
-            loss = summed_loss(self._model, batch, batch.weights_B) / targets
+            loss = self._loss(batch, batch.weights_B) / targets
             loss = loss * math.nan if action == "nan" else loss
             term = regularization_loss(self._model)
             self._accelerator.backward(loss if term is None else loss + term / len(batches))
             loss_sum += loss.item()
         return batches, loss_sum
 
+    def _micro_batches(self, step: int) -> list[list[int]]:
+        """The examples of a step as they are computed together."""
+        return micro_batches(
+            [index for part in self._plan.step(step) for index in part],
+            self._lengths,
+            max_examples=self._state.micro_batch_size,
+            max_tokens=self._max_tokens,
+        )
+
+    def _loss(self, batch: Batch, weights_B: torch.Tensor | None = None) -> torch.Tensor:
+        with self._accelerator.autocast():
+            return summed_loss(self._model, batch, weights_B)
+
     def _collate(self, examples: Sequence[TokenizedExample]) -> Batch:
-        return collate(examples, self._pad_token_id).to(self._accelerator.device)
+        return collate(examples, self._pad_token_id, multiple_of=self._multiple).to(self._accelerator.device)
 
     def _learning_rate_at(self, step: int) -> float:
         rate = learning_rate_at(step, self._section, self._total, more_warmup=self._state.more_warmup)
@@ -263,14 +287,18 @@ class Trainer:
         """{"eval_loss": nats a target token, without weights}, or nothing where there is no validation set."""
         if not self._validation:
             return {}
-        size = self._section.per_device_eval_batch_size
-        by_length = shortest_first(lengths_of(self._validation))
-        starts = range(0, len(by_length), size)
+        lengths = lengths_of(self._validation)
+        parts = micro_batches(
+            range(len(lengths)),
+            lengths,
+            max_examples=self._section.per_device_eval_batch_size,
+            max_tokens=self._max_tokens,
+        )
         self._model.eval()
         loss_sum, count = 0.0, 0
         with torch.no_grad():
-            for start in track(starts, "Validating", len(starts), "batches"):
-                chunk = [self._validation[index] for index in by_length[start : start + size].tolist()]
+            for part in track(parts, "Validating", len(parts), "batches"):
+                chunk = [self._validation[index] for index in part]
                 losses = in_halves(self._validation_losses, chunk, what="validating")
                 loss_sum += math.fsum(losses)
                 count += sum(example.target_count for example in chunk)
@@ -278,7 +306,7 @@ class Trainer:
 
     def _validation_losses(self, examples: Sequence[TokenizedExample]) -> list[float]:
         # The sum stands for all of them: `in_halves` wants one number an example.
-        return [summed_loss(self._model, self._collate(examples)).item(), *[0.0] * (len(examples) - 1)]
+        return [self._loss(self._collate(examples)).item(), *[0.0] * (len(examples) - 1)]
 
     def _judge(self, trackers: Trackers) -> bool:
         """Validates; whether this is the best loss so far. Sets `stopped_early` when patience has run out."""
