@@ -152,8 +152,11 @@ def naive_likelihood(model: PreTrainedModel, input_ids: list[int], labels: list[
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_likelihood_is_that_of_a_naive_loop(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_forward", [False, True], ids=["head", "forward"])
+def test_likelihood_is_that_of_a_naive_loop(family: str, by_forward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "ROWS_AT_ONCE", 3)
+    if by_forward:
+        monkeypatch.setattr(generation, "label_head", lambda _: None)
     model = tiny_model(family)
     examples = [
         ([1, 2, 3, 4, 5, 6, 7], [-100, -100, 3, 4, -100, 6, 7]),

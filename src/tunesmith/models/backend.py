@@ -99,7 +99,7 @@ def micro_batch_tokens(device: torch.device) -> int:
 def width_multiple(precision: Precision) -> int:
     """What the padded length of a training batch is rounded up to.
 
-    Kernels of low precision are made, or chosen, for each shape, so shapes should be few. In fp32 it would be mere padding.
+    Kernels of low precision are made, or chosen, for each shape, so shapes should be few. In fp32 it would be waste.
     """
     return 1 if precision == "fp32" else 8
 

@@ -4,7 +4,8 @@
 scores given texts. The generation settings that a model folder carries (sampling, repetition penalty, length limits)
 never apply here: an evaluation must give the same answers for the base model and for the tuned one.
 
-Shape suffixes: B batch, T tokens, P positions, N labelled tokens, V vocabulary.
+Shape suffixes: B batch, T tokens, P positions, N labelled tokens, C some of them,
+H hidden size, V vocabulary.
 """
 
 import time
@@ -21,6 +22,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from tunesmith.errors import ModelError
 from tunesmith.models.folder import context_length
 from tunesmith.models.halving import in_halves
+from tunesmith.models.label_head import label_head
 from tunesmith.progress import task
 
 IGNORED_LABEL = -100
@@ -28,6 +30,9 @@ IGNORED_LABEL = -100
 
 LOGITS_AT_ONCE = 2**27
 """Most logits that scoring holds together: 256 MB in bfloat16. Batches are made smaller to keep to it."""
+
+TOKENS_AT_ONCE = 1 << 14
+"""Most tokens that are scored together."""
 
 ROWS_AT_ONCE = 512
 """Rows of logits turned into float32 together."""
@@ -155,11 +160,10 @@ def token_log_likelihood(
     for i, (input_ids, _) in enumerate(examples):
         _check_length(model, f"example {i + 1}", len(input_ids))
     scores: dict[int, tuple[float, int]] = {}
-    vocabulary = _config(model).vocab_size
+    # Only where the model's own forward is needed do the logits of all positions exist at once.
+    tokens_at_once = LOGITS_AT_ONCE // _config(model).vocab_size if label_head(model) is None else TOKENS_AT_ONCE
     with task(what, total=len(examples), unit="examples") as progress, evaluation_mode(model), torch.inference_mode():
-        for indices in _batches(
-            [len(input_ids) for input_ids, _ in examples], batch_size, LOGITS_AT_ONCE // vocabulary
-        ):
+        for indices in _batches([len(input_ids) for input_ids, _ in examples], batch_size, tokens_at_once):
             batch = in_halves(
                 lambda some: _score_batch(model, [examples[i] for i in some], pad_token_id), indices, what="scoring"
             )
@@ -280,24 +284,30 @@ def _score_batch(
     input_ids_BT = torch.tensor([[*ids, *[pad_token_id] * (width - len(ids))] for ids, _ in examples])
     targets_BT = torch.tensor([[*labels[1:], *[IGNORED_LABEL] * (width - len(labels) + 1)] for _, labels in examples])
     scored_BT = targets_BT != IGNORED_LABEL
-    positions_P = scored_BT.any(dim=0).nonzero()[:, 0]
-    if not len(positions_P):
+    counts = scored_BT.sum(dim=1).tolist()
+    if not sum(counts):
         return [(0.0, 0)] * len(examples)
-    logits_BPV = logits_at(model, input_ids_BT.to(device), positions_P.to(device))
-    scored_BP, targets_BP = scored_BT[:, positions_P], targets_BT[:, positions_P]
-    logits_NV = logits_BPV[scored_BP.to(device)]
-    targets_N = targets_BP[scored_BP].to(device)
-    losses_N = torch.cat(
-        [
-            nn.functional.cross_entropy(some_logits_NV.float(), some_targets_N, reduction="none")
-            for some_logits_NV, some_targets_N in zip(
-                torch.split(logits_NV, ROWS_AT_ONCE), torch.split(targets_N, ROWS_AT_ONCE), strict=True
-            )
-        ]
-    )
-    counts = scored_BP.sum(dim=1).tolist()
+    head = label_head(model)
+    if head is None:
+        losses_N = _losses_by_forward(model, input_ids_BT.to(device), targets_BT.to(device))
+    else:
+        rows_N = scored_BT.flatten().nonzero()[:, 0]
+        hidden_NH = head.hidden(input_ids_BT.to(device)).flatten(0, 1).index_select(0, rows_N.to(device))
+        losses_N = head.losses(hidden_NH, targets_BT.flatten()[rows_N].to(device))
     sums = [float(losses.double().sum()) for losses in torch.split(losses_N, counts)]
     return list(zip(sums, counts, strict=True))
+
+
+def _losses_by_forward(model: nn.Module, input_ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """The loss of each scored token, by the model's own `forward`."""
+    scored_BT = targets_BT != IGNORED_LABEL
+    positions_P = scored_BT.any(dim=0).nonzero()[:, 0]
+    logits_BPV = logits_at(model, input_ids_BT, positions_P)
+    scored_BP, targets_BP = scored_BT[:, positions_P], targets_BT[:, positions_P]
+    chunks = zip(logits_BPV[scored_BP].split(ROWS_AT_ONCE), targets_BP[scored_BP].split(ROWS_AT_ONCE), strict=True)
+    return torch.cat(
+        [nn.functional.cross_entropy(logits_CV.float(), some_C, reduction="none") for logits_CV, some_C in chunks]
+    )
 
 
 def _batches(lengths: Sequence[int], batch_size: int, tokens_at_once: int | None = None) -> Iterator[list[int]]:
