@@ -229,44 +229,17 @@ _ACCEPTED = (
 )
 
 
-_ASKING = frozenset(
-    [
-        "ask",
-        "human",
-        "input",
-        "instruct",
-        "instruction",
-        "prompt",
-        "q",
-        "query",
-        "question",
-        "request",
-        "source",
-        "title",
-        "user",
-    ]
-)
-_ANSWERING = frozenset(
-    [
-        "a",
-        "answer",
-        "answers",
-        "assistant",
-        "bot",
-        "completion",
-        "label",
-        "output",
-        "reply",
-        "response",
-        "summary",
-        "target",
-    ]
-)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ASKING = _words("ask human input instruct instruction prompt q query question request source title user")
+_ANSWERING = _words("a answer answers assistant bot completion label output reply response summary target")
 """What columns are often called, so that the example of a mapping is likely the one that is wanted."""
 
 _LONGEST_NAME = 60
 
-_WORDS_OF_YAML = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null"])
+_WORDS_OF_YAML = _words("y n yes no on off true false null")
 
 
 def mapping_example(values: Mapping[str, Any]) -> str:
