@@ -153,7 +153,9 @@ def _common_share(start: bytes, codec: str, lowest_second: int, common: tuple[ra
     except UnicodeDecodeError:
         return 0.0
     pairs = _PAIR.findall(start)
-    good = sum(pair[1] >= lowest_second and any(pair[0] in one for one in common) for pair in pairs if len(pair) == 2)
+    good: int = sum(
+        pair[1] >= lowest_second and any(pair[0] in one for one in common) for pair in pairs if len(pair) == 2
+    )
     return good / max(len(pairs), 1)
 
 
