@@ -90,6 +90,7 @@ def test_another_format_is_named_with_the_way_out(
 
 
 CHINESE = "请介绍一下春天的景色。春天来了，草木发芽，百花盛开，人们都喜欢到公园里散步，享受温暖的阳光。"
+KOREAN = "봄이 오면 꽃이 피고 사람들은 공원에서 따뜻한 햇살을 즐깁니다. 오늘 날씨가 아주 좋습니다."
 TRADITIONAL = "請介紹一下春天的景色。春天來了，草木發芽，百花盛開，人們都喜歡到公園裡散步，享受溫暖的陽光。"
 
 
@@ -98,10 +99,10 @@ TRADITIONAL = "請介紹一下春天的景色。春天來了，草木發芽，�
 )
 @pytest.mark.parametrize(
     ("text", "codec", "name"),
-    [(CHINESE, "gbk", "GBK"), (CHINESE, "gb18030", "GBK"), (TRADITIONAL, "big5", "Big5")],
+    [(CHINESE, "gbk", "GBK"), (CHINESE, "gb18030", "GBK"), (TRADITIONAL, "big5", "Big5"), (KOREAN, "euc-kr", "EUC-KR")],
 )
 @pytest.mark.parametrize("rows", [1, 2000])
-def test_chinese_in_another_encoding_is_named_with_the_way_out(
+def test_an_east_asian_encoding_is_named_with_the_way_out(
     write: Write, form: str, text: str, codec: str, name: str, rows: int
 ) -> None:
     ending = "jsonl" if form.startswith("{{") else "csv" if "," in form else "txt"
@@ -120,7 +121,7 @@ def test_chinese_in_another_encoding_is_named_with_the_way_out(
         "Съешь же ещё этих мягких французских булок, да выпей чаю.".encode("cp1251"),
     ],
 )
-def test_other_texts_are_not_taken_for_chinese(write: Write, content: bytes) -> None:
+def test_other_texts_are_not_taken_for_east_asian(write: Write, content: bytes) -> None:
     assert list(iter_rows(str(write("a.txt", content))))
 
 

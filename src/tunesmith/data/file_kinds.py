@@ -58,7 +58,9 @@ _NUL_PATTERNS = {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "00
 """Which of the first four bytes are NUL where ASCII characters come first (RFC 4627, section 3)."""
 
 _ENCODINGS = (
-    # Name, Python's codec, first bytes of what texts are made of: punctuation and the first, common level of Han.
+    # Name, Python's codec, lowest second byte, first bytes of what texts are made of: punctuation and the common
+    # level of Han, or Hangul. Of equals the first is taken: Hangul would do as Han, Han not as Hangul.
+    ("EUC-KR", "cp949", 0xA1, (range(0xB0, 0xC9),)),
     ("GBK", "gb18030", 0xA1, (range(0xA1, 0xA4), range(0xB0, 0xD8))),
     ("Big5", "big5hkscs", 0x40, (range(0xA1, 0xA4), range(0xA4, 0xC7))),
 )
@@ -134,7 +136,7 @@ def _kind_of(start: bytes, ending: str) -> tuple[str, str] | None:
 
 
 def _east_asian(start: bytes) -> tuple[str, str] | None:
-    """Text in an encoding of Chinese: its name, and what to do about it."""
+    """Text in an older encoding of Chinese or Korean: its name, and what to do about it."""
     text = start.decode("utf-8", "surrogateescape")
     other = sum("\udc80" <= character <= "\udcff" for character in text)
     if other < max(_FEWEST_OTHER_BYTES, _SMALLEST_OTHER_SHARE * len(start)):
