@@ -1,6 +1,7 @@
 """The check stage alone: no torch, a data file in place of a recipe, nothing left behind."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import tunesmith
 from tests.orders import tiny_recipe, write_orders
 from tests.tiny import tiny_model_folder
 from tunesmith.cli import main
+from tunesmith.errors import TunesmithError
 from tunesmith.recipe_file import load_recipe
 
 NO_TORCH = """
@@ -80,3 +82,82 @@ def test_a_preview_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [example.place.line for example, _ in shown] == [1, 2]
     assert any(piece.is_trained for _, pieces in shown for piece in pieces)
     assert not list(elsewhere.iterdir())
+
+
+def test_a_check_that_fails_leaves_no_report_of_an_earlier_one(tmp_path: Path) -> None:
+    model = tiny_model_folder(tmp_path / "model")
+    recipe = load_recipe(tiny_recipe(tmp_path, model))
+    reports, data = tmp_path / "run" / "reports", tmp_path / "run" / "data"
+    tunesmith.check(recipe, tmp_path / "run")
+    assert {path.name for path in reports.iterdir()} == {"check.json", "check.html"}
+    (tmp_path / "train.jsonl").write_text("broken\n", encoding="utf-8")
+    with pytest.raises(TunesmithError, match="cannot be used"):
+        tunesmith.check(recipe, tmp_path / "run")
+    assert not list(reports.iterdir())
+    assert not (data / "flagged.jsonl").exists()
+    assert "broken" in (data / "dropped.jsonl").read_text(encoding="utf-8")
+
+
+def test_files_of_one_name_have_a_run_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edits = ["--set", f"model.name={tiny_model_folder(tmp_path / 'model')}", "--json"]
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        write_orders(tmp_path / folder / "train.jsonl", 8)
+        # Once more, and under another spelling of its path: the folder stays the same.
+        for name in (f"{folder}/train.jsonl", f"{folder}/train.jsonl", str(tmp_path / folder / "train.jsonl")):
+            assert main(["check", name, *edits]) == 0
+            capsys.readouterr()
+    first, second = sorted(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert first.name == "check-train"
+    assert re.fullmatch("check-train-[0-9a-f]{8}", second.name)
+    assert "a/train.jsonl" in (first / "recipe.yaml").read_text(encoding="utf-8")
+    assert "b/train.jsonl" in (second / "recipe.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system in which nothing can be made")
+@pytest.mark.parametrize("option", ["--run", "--write"])
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y", "/dev/null/x", "n" * 300])
+def test_a_place_that_cannot_be_written_is_one_error_with_the_right_option(
+    option: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = write_orders(tmp_path / "orders.jsonl", 8)
+    model = tiny_model_folder(tmp_path / "model")
+    assert main(["check", str(data), "--set", f"model.name={model}", option, place]) == 2
+    message = capsys.readouterr().err.partition("tunesmith: error: ")[2]
+    assert "cannot write: " in message
+    assert [one for one in ("--run", "--write") if one in message] == [option]
+
+
+def test_a_folder_that_may_not_be_replaced_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = write_orders(tmp_path / "orders.jsonl", 8)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("")
+    for place in ("mine", ".", "orders.jsonl"):
+        assert main(["check", str(data), "--write", place]) == 2
+        remedy = capsys.readouterr().err.partition("remedy: ")[2]
+        assert "--write" in remedy
+        assert "--run" not in remedy
+
+
+MISSING = """
+import sys
+from tunesmith.cli import main
+assert main(["check", "nosuch.jsonl"]) == 2
+heavy = {"pydantic", "numpy", "transformers", "tokenizers", "yaml", "pyarrow", "rich"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_file_that_is_not_there_is_told_before_slow_imports(tmp_path: Path) -> None:
+    (tmp_path / "such.jsonl").write_text("")
+    done = subprocess.run([sys.executable, "-c", MISSING], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "nosuch.jsonl: no such file" in done.stderr
+    assert "did you mean 'such.jsonl'?" in done.stderr

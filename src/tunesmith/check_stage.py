@@ -11,6 +11,7 @@ from tunesmith.data.checks.write import check_target, write_cleaned
 from tunesmith.data.records import Example
 from tunesmith.data.template import Piece
 from tunesmith.data_preparation import DataPreparation
+from tunesmith.errors import disk_errors
 from tunesmith.evaluation.metrics import check_bleu
 from tunesmith.report import Report, Severity
 from tunesmith.runs import Run
@@ -65,13 +66,22 @@ def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]
         yield example, prepared.template.describe(example, prepared.audit.max_length)
 
 
+def forget_check(run: Run) -> None:
+    """Removes the outcome of an earlier check, which says nothing of the data as they are now."""
+    run.forget_report("check")
+    with disk_errors(run.data_folder):
+        for name in ("dropped.jsonl", "flagged.jsonl"):
+            (run.data_folder / name).unlink(missing_ok=True)
+
+
 def run_check(prepared: DataPreparation, run: Run) -> Report:
-    """The audit of a run's data; writes its report and accounts to the run folder."""
+    """The audit of a run's data; writes its report and accounts to the run folder, in place of earlier ones."""
+    forget_check(run)
     report = prepared.audit.report
     prepared.write_accounts()
-    run.save_report(report)
     if prepared.recipe.data.test is not None and report.passed:
         # A tokeniser that is not installed is told now, not after hours of training.
         references = list(islice(prepared.references("test"), REFERENCES_LOOKED_AT))
         check_bleu(references, tokenize=prepared.recipe.evaluate.tokenize)
+    run.save_report(report)
     return report

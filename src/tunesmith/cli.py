@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -138,8 +139,6 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from tunesmith.report.preview import print_example
-
     if options.show and (options.write is not None or options.json):
         from tunesmith.errors import RecipeError
 
@@ -147,6 +146,8 @@ def _check(options: argparse.Namespace) -> int:
     recipe, folder = _recipe_and_folder(options)
     check_stage = _import("tunesmith.check_stage")
     if options.show:
+        from tunesmith.report.preview import print_example
+
         for example, pieces in check_stage.preview(recipe, options.show):
             print_example(str(example.place), pieces)
         return EXIT_DONE
@@ -209,14 +210,41 @@ def _import(module: str) -> ModuleType:
 
 
 def _recipe_and_folder(options: argparse.Namespace) -> tuple[Recipe, Path]:
+    if _is_data(options) and options.recipe.suffix.lower() in DATA_ENDINGS:
+        from tunesmith.data.file_kinds import no_such_file
+
+        if not options.recipe.expanduser().exists():  # told before what is slow to import
+            raise no_such_file(options.recipe.expanduser(), str(options.recipe))
     from tunesmith.recipe_file import load_recipe
 
-    endings = [ending.lower() for ending in options.recipe.suffixes[-2:]]
-    if any(ending in DATA_ENDINGS for ending in endings) and options.command is _check:  # also "x.jsonl.gz", to be told
+    if _is_data(options):
         values = {"model": {"name": CHECKED_FOR}, "data": {"train": str(options.recipe)}}
-        return load_recipe(values, options.edits), options.run or Path("runs") / f"check-{options.recipe.stem}"
+        return load_recipe(values, options.edits), options.run or _folder_of_data(options.recipe)
     recipe = load_recipe(options.recipe, options.edits)
     return recipe, options.run or Path("runs") / options.recipe.stem
+
+
+def _is_data(options: argparse.Namespace) -> bool:
+    """Whether a data file is given to `check` in place of a recipe; "x.jsonl.gz" is one too, to be told what to do."""
+    endings = [ending.lower() for ending in options.recipe.suffixes[-2:]]
+    return options.command is _check and any(ending in DATA_ENDINGS for ending in endings)
+
+
+def _folder_of_data(data: Path) -> Path:
+    """The run folder of a data file: runs/check-STEM; with a digest of its path where that is another file's."""
+    from tunesmith.runs import Run
+
+    folder, place = Path("runs") / f"check-{data.stem}", data.expanduser().resolve()
+    run = Run(folder)
+    if not run.recipe_file.exists():
+        return folder
+    try:
+        sources = run.recipe.data.train
+    except TunesmithError:  # edited by hand; not to be lost
+        sources = []
+    if any(isinstance(one, str) and Path(one).expanduser().resolve() == place for one in sources):
+        return folder
+    return folder.with_name(f"{folder.name}-{sha256(str(place).encode()).hexdigest()[:8]}")
 
 
 def _finish(report: Report, folder: Path | None, options: argparse.Namespace) -> int:

@@ -81,7 +81,7 @@ class DataPreparation:
             self.template,
             context_length=self.context_length,
             scratch_parent=folder,
-            journal_after_error=None if folder is None else folder / "dropped.jsonl",
+            accounts=folder,
         )
 
     def split(self, name: str) -> Split:

@@ -82,17 +82,18 @@ def move(source: Path, target: Path) -> None:
         rename(source, target)
 
 
-def replace_folder(source: Path, target: Path) -> None:
+def replace_folder(source: Path, target: Path, *, option: str = "--run") -> None:
     """Puts the folder `source`, whole and beside, in place of `target`; an error leaves `target` as it was.
 
     If an earlier process ended between taking the old folder away and putting the new one in its place, `target` is
-    missing and the old one lies beside as .NAME.old: it is put back by the next `replaced_folder`.
+    missing and the old one lies beside as .NAME.old: it is put back by the next `replaced_folder`. `option` is the
+    option of the command that names `target`, for the remedy of an error.
 
     Raises:
         DiskError: it cannot be renamed.
     """
     old = target.with_name(f".{target.name}.old")
-    with disk_errors(target):
+    with disk_errors(target, option=option):
         for path in sorted(source.rglob("*")):
             sync(path)
         sync(source)
@@ -109,10 +110,11 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path, *, option: str = "--run") -> Iterator[Path]:
     """Gives a folder beside to write into, and puts it in place of `folder` when the block ends without an error.
 
-    An error leaves `folder` as it was. One writer at a time: `Run.one_writer` sees to that.
+    An error leaves `folder` as it was; its remedy names `option`, the option of the command that names `folder`. One
+    writer at a time: `Run.one_writer` sees to that.
 
     Raises:
         DiskError: it cannot be written.
@@ -120,13 +122,13 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - links stay, "." and ".." get a name
     beside = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
-    with disk_errors(folder):
+    with disk_errors(folder, option=option):
         if old.exists() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         try:
             yield beside
-            replace_folder(beside, folder)
+            replace_folder(beside, folder, option=option)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

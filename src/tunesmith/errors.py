@@ -19,7 +19,7 @@ TunesmithError
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, EIO, ENOSPC, EROFS
+from errno import EDQUOT, EFBIG, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOSPC, ENOSYS, ENOTSUP, EROFS
 from pathlib import Path
 
 EXIT_DONE = 0
@@ -131,8 +131,10 @@ class MissingPackageError(TunesmithError):
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path, *, option: str = "--run") -> Iterator[None]:
     """Turns the system's errors about writing below `folder` into a `DiskError` that says what is missing.
+
+    `option` is the option of the command that names another folder, for the remedy.
 
     Libraries that write from native code report a full disk as an exception of their own that ends in
     "(os error 28)" (safetensors does), so the text is looked at too.
@@ -145,16 +147,19 @@ def disk_errors(folder: Path) -> Iterator[None]:
         reason = _disk_reason(error)
         if reason is None:
             raise
-        raise DiskError(f"cannot write: {reason}", place=str(folder), remedy=_DISK_REMEDIES[reason]) from error
+        raise DiskError(f"cannot write: {reason}", place=str(folder), remedy=_disk_remedy(reason, option)) from error
 
 
-_DISK_REMEDIES = {
-    "input/output error": "check the disk and its connection",
-    "the disk is full": "free some space, or put the run elsewhere (--run FOLDER), or the cache (TUNESMITH_CACHE)",
-    "the file system is read-only": "choose a writable place with --run FOLDER, for the cache with TUNESMITH_CACHE",
-    "permission denied": "make the folder writable, or choose another (--run FOLDER, for the cache TUNESMITH_CACHE)",
-    "a file is where a folder is needed": "remove the file, or choose another folder with --run FOLDER",
-}
+def _disk_remedy(reason: str, option: str) -> str:
+    elsewhere, cache = f"{option} FOLDER", ""
+    if option == "--run":  # Where a run is written, the cache may be too.
+        cache = ", for the cache with TUNESMITH_CACHE"
+    return {
+        "input/output error": "check the disk and its connection",
+        "the disk is full": f"free some space, or choose another disk with {elsewhere}{cache}",
+        "permission denied": f"make the folder writable, or choose another with {elsewhere}{cache}",
+        "a file is where a folder is needed": f"remove the file, or choose another folder with {elsewhere}",
+    }.get(reason, f"choose a writable place with {elsewhere}{cache}")
 
 
 def _disk_reason(error: Exception) -> str | None:
@@ -170,4 +175,10 @@ def _disk_reason(error: Exception) -> str | None:
         return "permission denied"
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return "a file is where a folder is needed"
+    if isinstance(error, FileNotFoundError):  # so answers a file system of the kernel's own, such as /proc
+        return "nothing can be made there"
+    if number == ENAMETOOLONG:
+        return "the name is too long"
+    if number in (ENOSYS, ENOTSUP, ELOOP, EINVAL):
+        return f"the system refuses it ({getattr(error, 'strerror', None) or text})"
     return None

@@ -173,6 +173,8 @@ class Run:
         note = place.with_name(f".{place.name}.lock.json")
         with disk_errors(place.parent):
             place.parent.mkdir(parents=True, exist_ok=True)
+            if not lock.exists():
+                lock.touch()  # FileLock takes a file that cannot be made for one that another process holds
             try:
                 held = FileLock(lock).acquire(blocking=False)
             except Timeout:
@@ -199,11 +201,16 @@ class Run:
         """Where a merged model lies until it is shown to answer as the adapter does."""
         return self.folder / "export" / "unverified"
 
+    def forget_report(self, stage: str) -> None:
+        """Removes the report of a stage that begins anew, so that an old one is not taken for its outcome."""
+        with disk_errors(self.folder):
+            for ending in ("json", "html"):
+                (self.folder / "reports" / f"{stage}.{ending}").unlink(missing_ok=True)
+
     def forget_results(self) -> None:
         """Removes what was made from an adapter that is about to be replaced: its scores and its merged model."""
         for stage in ("evaluate", "export"):
-            for ending in ("json", "html"):
-                (self.folder / "reports" / f"{stage}.{ending}").unlink(missing_ok=True)
+            self.forget_report(stage)
         shutil.rmtree(self.merged_folder.parent, ignore_errors=True)
 
     def trained_adapter(self) -> Path:

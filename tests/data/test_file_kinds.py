@@ -89,6 +89,42 @@ def test_another_format_is_named_with_the_way_out(
     assert remedy in last_line
 
 
+CHINESE = "请介绍一下春天的景色。春天来了，草木发芽，百花盛开，人们都喜欢到公园里散步，享受温暖的阳光。"
+KOREAN = "봄이 오면 꽃이 피고 사람들은 공원에서 따뜻한 햇살을 즐깁니다. 오늘 날씨가 아주 좋습니다."
+TRADITIONAL = "請介紹一下春天的景色。春天來了，草木發芽，百花盛開，人們都喜歡到公園裡散步，享受溫暖的陽光。"
+
+
+@pytest.mark.parametrize(
+    "form", ['{{"prompt": "{0}", "completion": "{0}"}}\n', "prompt,completion\n{0},{0}\n", "{0}\n"]
+)
+@pytest.mark.parametrize(
+    ("text", "codec", "name"),
+    [(CHINESE, "gbk", "GBK"), (CHINESE, "gb18030", "GBK"), (TRADITIONAL, "big5", "Big5"), (KOREAN, "euc-kr", "EUC-KR")],
+)
+@pytest.mark.parametrize("rows", [1, 2000])
+def test_an_east_asian_encoding_is_named_with_the_way_out(
+    write: Write, form: str, text: str, codec: str, name: str, rows: int
+) -> None:
+    ending = "jsonl" if form.startswith("{{") else "csv" if "," in form else "txt"
+    message = error_of(write(f"a.{ending}", (form.format(text) * rows).encode(codec)))
+    assert f"holds {name} text" in message
+    assert f"iconv -f {name.upper()} -t UTF-8" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CHINESE.encode(),
+        ("plain English, " * 100).encode() + CHINESE[:10].encode("gbk"),
+        "El niño comió piñones y después bebió café à la crème, où l'été était déjà fini, größer als früher. "
+        "ÀÉÈÇ ÄÖÜ ß".encode("cp1252"),
+        "Съешь же ещё этих мягких французских булок, да выпей чаю.".encode("cp1251"),
+    ],
+)
+def test_other_texts_are_not_taken_for_east_asian(write: Write, content: bytes) -> None:
+    assert list(iter_rows(str(write("a.txt", content))))
+
+
 def test_a_web_page_is_no_data_but_may_be_text(write: Write) -> None:
     page = b"\r\n<!DOCTYPE html>\n<html></html>\n"
     for ending in ("json", "jsonl", "csv", "parquet"):

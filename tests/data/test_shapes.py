@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tunesmith.config import DataSection
 from tunesmith.data.records import Message, Place
-from tunesmith.data.shapes import ConvertedRow, RowError, convert_row, looks_like_row
+from tunesmith.data.shapes import ConvertedRow, RowError, convert_row, looks_like_row, mapping_example
+from tunesmith.recipe_file import load_recipe
 
 PLACE = Place("rows.jsonl", 3)
 ASKED = Message("user", "What is 2+2?")
@@ -166,6 +167,32 @@ def test_mapping_of_a_column_that_is_not_there() -> None:
     reason = reason_of({"ask": "a", "reply": "b"}, mapping={"prompt": "ask", "completion": "say"})
     assert "'say', which data.mapping names, is not there; the row has 'ask', 'reply'" in reason
     assert "is null" in reason_of({"ask": "a", "say": None}, mapping={"prompt": "ask", "completion": "say"})
+
+
+@pytest.mark.parametrize(
+    ("values", "example"),
+    [
+        ({"frage": "a", "antwort": "b"}, "{prompt: frage, completion: antwort}"),
+        ({"reply": "a", "ask": "b", "score": 1}, "{prompt: ask, completion: reply}"),
+        ({"id": "1", "user": "a", "note": "b", "answer": "c"}, "{prompt: user, completion: answer}"),
+        ({"问": "a", "no": "b"}, '{prompt: 问, completion: "no"}'),
+        ({"my text": "a", "n": 2}, '{text: "my text"}'),
+        ({"dialog": [{"speaker": "a", "says": "b"}]}, "{messages: dialog, role: speaker, content: says}"),
+    ],
+)
+def test_a_row_of_no_known_shape_is_answered_with_a_mapping_by_its_own_names(
+    values: dict[str, Any], example: str
+) -> None:
+    assert mapping_example(values) == example
+    with pytest.raises(RowError) as caught:
+        convert(values)
+    assert caught.value.reason.endswith(f"name the columns with data.mapping, here perhaps {example}")
+    data = load_recipe({"model": {"name": "x"}, "data": {"train": "a"}}, [f"data.mapping={example}"]).data
+    assert data.mapping is not None
+
+
+def test_a_row_without_texts_gets_no_example() -> None:
+    assert mapping_example({"a": 1, "b": [2]}) == ""
 
 
 # --- Rows that cannot be used -------------------------------------------------------------------------------------

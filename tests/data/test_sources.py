@@ -344,13 +344,15 @@ def test_a_csv_file_without_a_header_is_one_error_that_shows_its_first_line(writ
         assert message.startswith(f"{path}: no row can be read: not a known shape")
         assert message.endswith("the first line must name the columns; it is 'What is 2+2?', '4'")
         assert message.count("not a known shape") == 1
+    message = error_of(write("b.csv", b"Frage,Antwort\nWas ist 2+2?,4\n"))
+    assert "with data.mapping, as --set 'data.mapping={prompt: Frage, completion: Antwort}'; " in message
     mapping = {"prompt": "What is 2+2?", "completion": "4"}
     assert len(read(path, mapping=mapping).examples) == 20
 
 
 def test_a_csv_file_with_unknown_columns_is_refused_after_bad_rows_too(write: Write) -> None:
     path = write("a.csv", b"foo,bar\nonly one\na,b\n")
-    assert "it is 'foo', 'bar'" in error_of(path, on_bad_row="skip")
+    assert "it has 'foo', 'bar'" in error_of(path, on_bad_row="skip")
 
 
 @pytest.mark.parametrize("name", ["", "\0", "x" * 5000 + ".jsonl", "~nobody-of-this-name/a.jsonl", "a/b/c", "-"])

@@ -178,3 +178,12 @@ def test_any_report_gives_a_well_formed_page(report: Report) -> None:
     assert set(_Page(page).tags) <= _ALLOWED
     assert not HIDDEN.search(page)
     page.encode("utf-8")
+
+
+def test_evidence_says_how_much_of_all_it_is() -> None:
+    report = Report("check", "Data")
+    report.add_finding(Severity.NOTE, "some", "52 rows", evidence=("a", "b", "c"), count=52)
+    report.add_finding(Severity.NOTE, "all", "1 row", evidence=("a",), count=1)
+    page = render_html(report)
+    assert "Evidence (3 of 52)" in page
+    assert "Evidence (1)" in page

@@ -72,3 +72,15 @@ def test_numbers_of_numpy_stay_numbers_in_json() -> None:
     assert [figure["value"] for figure in data["figures"]] == [0.5, 3, None]
     assert data["series"][0]["x"] == [1.0]
     assert math.isnan(Report.from_dict(data).series[0].y[0])
+
+
+def test_a_finding_says_how_many_rows_it_is_about_in_json() -> None:
+    report = Report("check", "Title")
+    report.add_finding(Severity.WARNING, "w", "3 rows of train", count=3)
+    report.add_finding(Severity.NOTE, "n", "a note")
+    written = json.loads(report.to_json())
+    assert [one["count"] for one in written["findings"]] == [3, None]
+    assert Report.from_dict(written) == report
+    for one in written["findings"]:  # as an earlier version wrote it
+        del one["count"]
+    assert [one.count for one in Report.from_dict(written).findings] == [None, None]

@@ -51,6 +51,16 @@ def test_a_series_is_one_line_with_its_first_least_greatest_and_last_value() -> 
     assert re.search(r"nothing +no values", text)
 
 
+def test_bars_stand_over_their_axis() -> None:
+    report = Report("check", "Data")
+    xs = tuple(float(20 * n) for n in range(1, 11))
+    ys = (0.0, 1.0, 80.0, 40.0, 0.0, 0.0, 10.0, 0.0, 0.0, 2.0)
+    report.series.append(Series("Lengths", "examples", xs, ys, "tokens, up to", "examples", "bar"))
+    lines = [line.rstrip() for line in _printed(report).splitlines()]
+    at = lines.index("Lengths  examples by tokens, up to")
+    assert lines[at + 1 : at + 4] == ["    ▁▁██▄▄    ▁▁    ▁▁", "  20               200", "  highest: 80 at 60"]
+
+
 def test_without_verbose_long_parts_are_shortened_and_it_says_so() -> None:
     report = full_report()
     report.tables.append(Table("Long", ("row",), tuple((f"row-{i}",) for i in range(30))))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.report.text import HIDDEN, format_cells, format_value, is_numeric, numeric_columns, visible
+from tunesmith.report.text import HIDDEN, format_cells, format_value, is_numeric, numeric_columns, percent, visible
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,11 @@ def test_nothing_hidden_is_left(text: str) -> None:
     assert not HIDDEN.search(shown)
     assert all(c.isprintable() or c in "\t\n" or ord(c) >= 0xA0 for c in shown)
     shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(0, 3, "0.0 %"), (1, 3, "33.3 %"), (1, 9999, "0.1 %"), (9998, 9999, "99.9 %"), (7, 7, "100.0 %")],
+)
+def test_a_percentage_is_0_or_100_for_none_or_all_only(part: int, whole: int, text: str) -> None:
+    assert percent(part, whole) == text

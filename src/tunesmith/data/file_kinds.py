@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +14,8 @@ from tunesmith.data.rows import quoted, shown
 from tunesmith.errors import DataError
 
 _BEGINNING_BYTES = 4096
+_SCANNED_BYTES = 60_000
+"""Read beyond, to tell the encoding of a text."""
 
 _UNPACK = "unpack it, and name the data files in it"
 _COPY_TEXT = "copy the text into a .txt file"
@@ -48,8 +52,23 @@ _KINDS = (
 )
 """The first bytes, what they are the first of, and what to do."""
 
+_PAIR = re.compile(rb"[\x80-\xff].?", re.DOTALL)
+
 _NUL_PATTERNS = {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}
 """Which of the first four bytes are NUL where ASCII characters come first (RFC 4627, section 3)."""
+
+_ENCODINGS = (
+    # Name, Python's codec, lowest second byte, first bytes of what texts are made of: punctuation and the common
+    # level of Han, or Hangul. Of equals the first is taken: Hangul would do as Han, Han not as Hangul.
+    ("EUC-KR", "cp949", 0xA1, (range(0xB0, 0xC9),)),
+    ("GBK", "gb18030", 0xA1, (range(0xA1, 0xA4), range(0xB0, 0xD8))),
+    ("Big5", "big5hkscs", 0x40, (range(0xA1, 0xA4), range(0xA4, 0xC7))),
+)
+_FEWEST_OTHER_BYTES = 4
+_SMALLEST_OTHER_SHARE = 0.1
+"""Of bytes that are no UTF-8; a set with a row or two of them is read, and the rows are told."""
+_SMALLEST_COMMON_SHARE = 0.8
+"""Of pairs of bytes; in texts of Han it is above 0.95, in Western text that decodes by chance far below."""
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".lz4", ".7z")
 
@@ -70,9 +89,10 @@ def check_file(path: Path, name: str, endings: Collection[str]) -> None:
     _refuse_what_is_no_file(path, name, endings)
     with path.open("rb") as file:
         start = file.read(_BEGINNING_BYTES)
+        more = file.read(_SCANNED_BYTES) if ending != ".parquet" else b""
+    found = _kind_of(start, ending) or _east_asian(start + more)
     if not start.removeprefix(BOM):
         raise DataError("the file is empty", place=name, remedy="fill it, or leave it out of the recipe")
-    found = _kind_of(start, ending)
     if found is not None and not (found[0] == "Parquet data" and ending == ".parquet"):
         what, remedy = found
         raise DataError(f"holds {what}", place=name, remedy=remedy)
@@ -113,6 +133,32 @@ def _kind_of(start: bytes, ending: str) -> tuple[str, str] | None:
         return "a web page, not the data", "download the data file itself; the page may show why that failed"
     encoding = _NUL_PATTERNS.get("".join("0" if byte == 0 else "x" for byte in start[:4]))
     return None if encoding is None else (f"{encoding[:-2]} text", _TO_UTF_8.format(encoding))
+
+
+def _east_asian(start: bytes) -> tuple[str, str] | None:
+    """Text in an older encoding of Chinese or Korean: its name, and what to do about it."""
+    text = start.decode("utf-8", "surrogateescape")
+    other = sum("\udc80" <= character <= "\udcff" for character in text)
+    if other < max(_FEWEST_OTHER_BYTES, _SMALLEST_OTHER_SHARE * len(start)):
+        return None
+    scores = {encoding: _common_share(start, codec, low, common) for encoding, codec, low, common in _ENCODINGS}
+    best = max(scores, key=lambda encoding: scores[encoding])
+    if scores[best] < _SMALLEST_COMMON_SHARE:
+        return None
+    return f"{best} text", _TO_UTF_8.format(best.upper())
+
+
+def _common_share(start: bytes, codec: str, lowest_second: int, common: tuple[range, ...]) -> float:
+    """The share of the pairs of bytes that write a common character; 0 where `start` does not decode."""
+    try:
+        codecs.getincrementaldecoder(codec)().decode(start)  # the last character may be cut
+    except UnicodeDecodeError:
+        return 0.0
+    pairs = _PAIR.findall(start)
+    good: int = sum(
+        pair[1] >= lowest_second and any(pair[0] in one for one in common) for pair in pairs if len(pair) == 2
+    )
+    return good / max(len(pairs), 1)
 
 
 def _kind_of_zip(start: bytes) -> tuple[str, str]:

@@ -7,6 +7,7 @@ row that cannot be used raises `RowError` with the reason, and keys that no shap
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -228,6 +229,47 @@ _ACCEPTED = (
 )
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ASKING = _words("ask human input instruct instruction prompt q query question request source title user")
+_ANSWERING = _words("a answer answers assistant bot completion label output reply response summary target")
+"""What columns are often called, so that the example of a mapping is likely the one that is wanted."""
+
+_LONGEST_NAME = 60
+
+_WORDS_OF_YAML = _words("y n yes no on off true false null")
+
+
+def mapping_example(values: Mapping[str, Any]) -> str:
+    """A value of `data.mapping` that reads a row by names of its own, as {prompt: ask, completion: reply}.
+
+    It shows the form; which column is which is guessed from their names and order. "" where no value is a text, or a
+    name is not fit to be shown.
+    """
+    if not all(key.isprintable() and len(key) <= _LONGEST_NAME for key in values):
+        return ""
+    for key, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict) and len(value[0]) > 1:
+            role, content = list(value[0])[:2]
+            if not f"{role}{content}".isprintable() or len(role) + len(content) > _LONGEST_NAME:
+                return ""
+            return f"{{messages: {_in_yaml(key)}, role: {_in_yaml(role)}, content: {_in_yaml(content)}}}"
+    names = [key for key, value in values.items() if isinstance(value, str)]
+    if len(names) < 2:
+        return f"{{text: {_in_yaml(names[0])}}}" if names else ""
+    answer = next((name for name in names if name.lower() in _ANSWERING), None)
+    asking = next((name for name in names if name.lower() in _ASKING), None)
+    prompt = asking or next(name for name in names if name != answer)
+    return f"{{prompt: {_in_yaml(prompt)}, completion: {_in_yaml(answer or next(n for n in names if n != prompt))}}}"
+
+
+def _in_yaml(name: str) -> str:
+    is_plain = name.replace("_", "a").isalnum() and name[0].isalpha() and name.lower() not in _WORDS_OF_YAML
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
+
+
 def _read_mapping(row: _Row, mapping: ColumnMapping) -> list[Message] | str:
     columns = (mapping.messages, mapping.prompt, mapping.completion, mapping.text)
     missing = [name for name in columns if name is not None and name not in row.values]
@@ -274,7 +316,9 @@ def _detect(row: _Row) -> _Shape:
     for shape in _SHAPES:
         if all(any(name in row.keys for name in group) for group in shape.needs):
             return shape  # its keys are there with null values, which _require names
-    raise RowError(f"not a known shape: it has {quoted(row.keys)}; accepted are {_ACCEPTED}")
+    example = mapping_example(row.values)
+    as_here = f", here perhaps {example}" if example else ""
+    raise RowError(f"not a known shape: it has {quoted(row.keys)}; accepted are {_ACCEPTED}{as_here}")
 
 
 def _turn_style(turns: Any) -> str | None:

@@ -12,10 +12,14 @@ from tunesmith.data.file_kinds import check_file, no_such_file
 from tunesmith.data.files import CSV_ENDINGS, READERS
 from tunesmith.data.records import Place
 from tunesmith.data.rows import Row, one_line, quoted
-from tunesmith.data.shapes import RowError, convert_row
+from tunesmith.data.shapes import RowError, convert_row, mapping_example
 from tunesmith.errors import DataError, MissingPackageError
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+_COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*( [\w.-]+){0,2}")
+"""What reads like the name of a column, not like a value."""
 
 
 def rows_of(sources: Sequence[str | HubDataset], split: str, data: DataSection) -> Iterator[Row]:
@@ -93,7 +97,11 @@ def _with_known_columns(rows: Iterator[Row], data: DataSection) -> Iterator[Row]
             try:
                 convert_row(dict.fromkeys(row, "text"), place, data)  # every cell is text, so this stands for all rows
             except RowError as error:
+                example = mapping_example(dict.fromkeys(row, "text"))
                 remedy = f"the first line must name the columns; it is {quoted(list(row))}"
+                if all(_COLUMN_NAME.fullmatch(name) for name in row) and example:
+                    remedy = f"say which columns to read with data.mapping, as --set 'data.mapping={example}'; "
+                    remedy += "if the first line is no header, put the names of the columns there"
                 raise DataError(f"no row can be read: {error.reason}", place=place.file, remedy=remedy) from None
             is_known = True
         yield place, row

@@ -116,8 +116,11 @@ def _finding(finding: Finding) -> str:
     ]
     if finding.evidence:
         lines = "".join(f'<li dir="auto">{_escaped(line)}</li>' for line in finding.evidence)
+        shown = f"{len(finding.evidence):,}"
+        if finding.count is not None and finding.count > len(finding.evidence):
+            shown += f" of {finding.count:,}"
         opened = " open" if finding.severity is Severity.ERROR else ""
-        parts.append(f"<details{opened}><summary>Evidence ({len(finding.evidence):,})</summary>")
+        parts.append(f"<details{opened}><summary>Evidence ({shown})</summary>")
         parts.append(f'<ul class="evidence" lang="" tabindex="0">{lines}</ul></details>')
     if finding.remedy:
         parts.append(f'<p class="remedy" dir="auto"><b>Remedy:</b> {_inline(finding.remedy)}</p>')

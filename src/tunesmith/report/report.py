@@ -36,6 +36,7 @@ class Finding:
         message: one sentence with the figures.
         evidence: examples or places, one line each.
         remedy: what to do; empty for a note that asks for nothing.
+        count: how many rows, examples or texts it is about; None where it is not about a number of them.
     """
 
     code: str
@@ -43,6 +44,7 @@ class Finding:
     message: str
     evidence: tuple[str, ...] = ()
     remedy: str = ""
+    count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,17 @@ class Report:
         return ", ".join(counts) or "no findings"
 
     def add_finding(
-        self, severity: Severity, code: str, message: str, *, evidence: tuple[str, ...] = (), remedy: str = ""
+        self,
+        severity: Severity,
+        code: str,
+        message: str,
+        *,
+        evidence: tuple[str, ...] = (),
+        remedy: str = "",
+        count: int | None = None,
     ) -> None:
         """Adds a finding."""
-        self.findings.append(Finding(code, severity, message, evidence, remedy))
+        self.findings.append(Finding(code, severity, message, evidence, remedy, count))
 
     def add_figure(self, name: str, label: str, value: Scalar, unit: str = "", detail: str = "") -> None:
         """Adds a figure."""
@@ -185,7 +194,7 @@ class Report:
             stage=data["stage"],
             title=data["title"],
             findings=[
-                Finding(f["code"], Severity(f["severity"]), f["message"], tuple(f["evidence"]), f["remedy"])
+                Finding(**{**f, "severity": Severity(f["severity"]), "evidence": tuple(f["evidence"])})
                 for f in data["findings"]
             ],
             figures=[Figure(**f) for f in data["figures"]],

@@ -4,6 +4,7 @@ Texts of users and models are put into `Text` objects, so that rich takes no mar
 characters are shown by name, so that the terminal takes none either.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -28,6 +29,8 @@ _ICONS = {Severity.ERROR: "✗", Severity.WARNING: "!", Severity.NOTE: "·"}
 _ASCII = str.maketrans({"–": "-", "∞": "inf", "·": "-"})
 _SPARK = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 24
+_MOST_BARS = 36
+"""Bars that fit into 40 columns; of more, only the course is shown."""
 _NARROW_TEXT = 14
 """The least width of a text column; a table that cannot have it is printed row by row."""
 
@@ -140,8 +143,12 @@ class _Printer:
         self._out(lines, 2)
 
     def _chart(self, chart: Sequence[Series]) -> None:
-        """One line a series: its course, and its first, lowest, highest and last value."""
+        """One line a series: its course, and its first, lowest, highest and last value; bars with their axis."""
         self._heading(chart[0].chart, " by ".join(filter(None, (chart[0].y_label, chart[0].x_label))))
+        if all(series.kind == "bar" and _can_be_bars(series) for series in chart):
+            for series in chart:
+                self._bars(series, named=len(chart) > 1)
+            return
         values = [[y for _, y in finite_points(series)] for series in chart]
         rows = [["", "first", "min", "max", "last"]]
         for series, ys in zip(chart, values, strict=True):
@@ -156,6 +163,24 @@ class _Printer:
             style = "dim" if row is rows[0] else ""
             lines.add_row(self._text(row[0]), blocks, *(self._text(figure, style) for figure in row[1:]))
         self._out(lines, 2)
+
+    def _bars(self, series: Series, *, named: bool) -> None:
+        """One block or two a bar, the ends of the axis below, and what the highest bar stands for."""
+        points = finite_points(series)
+        top_x, top = max(points, key=lambda point: point[1])
+        cells = 2 if 2 * len(points) + 2 <= self._console.width else 1
+        blocks = "".join(_bar(y, top) * cells for _, y in points)
+        first, last = format_value(points[0][0]), format_value(points[-1][0])
+        axis = first + last.rjust(len(blocks) - len(first)) if len(first) + len(last) < len(blocks) else last
+        highest = f"highest: {format_value(top)} at {format_value(top_x)}"
+        if named:
+            self._out(self._text(self._short(series.name, 0, NAME_CELLS)), 2)
+        if self._ascii:
+            self._out(self._text(f"{highest}, from {first} to {last}"), 2)
+            return
+        self._out(Text(blocks, "cyan", no_wrap=True), 2)
+        self._out(self._text(axis, "dim"), 2)
+        self._out(self._text(highest, "dim"), 2)
 
     def _table(self, table: Table) -> None:
         rows = table.rows if self._verbose else table.rows[:TABLE_ROWS]
@@ -220,6 +245,16 @@ class _Printer:
         if cell_len(one_line) <= room and len(text) <= 4 * room:
             return one_line
         return set_cell_size(one_line, min(room - 3, cell_len(one_line))).rstrip() + ("..." if self._ascii else "…")
+
+
+def _can_be_bars(series: Series) -> bool:
+    points = finite_points(series)
+    return 0 < len(points) <= _MOST_BARS and min(y for _, y in points) >= 0 < max(y for _, y in points)
+
+
+def _bar(value: float, top: float) -> str:
+    """A block whose height says how near `value` is to `top`; a space for nothing, the lowest block for next to it."""
+    return " " if value == 0 else _SPARK[max(math.ceil(value / top * len(_SPARK)) - 1, 0)]
 
 
 def _fitted(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:

@@ -36,6 +36,16 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def percent(part: int, whole: int) -> str:
+    """`part` of `whole` with one decimal, as "97.4 %"; 0.0 and 100.0 stand for none and all only."""
+    tenths = round(1000 * part / whole)
+    if part < whole:
+        tenths = min(tenths, 999)
+    if part > 0:
+        tenths = max(tenths, 1)
+    return f"{tenths / 10:.1f} %"
+
+
 def is_numeric(value: object) -> bool:
     """Whether `value` belongs in a right-aligned column: a number, or a text that is one, as "0.78 [0.71, 0.84]"."""
     if isinstance(value, str):

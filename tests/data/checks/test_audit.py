@@ -175,7 +175,9 @@ def test_answers_that_are_cut_are_told_with_the_lengths_that_keep_them(rows: Row
     (finding,) = (one for one in result.report.findings if one.code == "answers-cut")
     example = Example((Message("user", "q"), Message("assistant", "a" * 100)), Place("", 1))
     needed = len(TEMPLATE.encode(example).input_ids)
-    assert finding.remedy == f"data.max_length: {needed} keeps all of them"
+    assert finding.remedy == f"data.max_length: {needed} keeps all of them whole"
+    assert "1 example of train (0.5 %) is cut by max_length=64 tokens" in finding.message
+    assert finding.count == 1
     assert "train.jsonl:1" in finding.evidence[0]
     assert ("train", 1, "flagged", "answers-cut") in entries(result)
     assert ("train", 2, "flagged", "answers-cut") not in entries(result)
@@ -187,13 +189,38 @@ def test_the_length_that_keeps_99_percent_is_told_where_it_is_another(rows: Rows
     )
     (finding,) = (one for one in result.report.findings if one.code == "answers-cut")
     example = Example((Message("user", "q000"), Message("assistant", "a" * 60)), Place("", 1))
-    assert f"{len(TEMPLATE.encode(example).input_ids)} keeps 99% of the examples whole" in finding.remedy
+    assert f"{len(TEMPLATE.encode(example).input_ids)} keeps 99% of them whole, " in finding.remedy
+    assert finding.remedy.endswith("keeps all of them whole")
 
 
 def test_a_length_that_the_context_does_not_have_is_not_advised(rows: Rows) -> None:
     result = rows.audit([chat("q", "a" * 900), chat("q", "b")])
     (finding,) = (one for one in result.report.findings if one.code == "answers-cut")
     assert "context of 512" in finding.remedy
+    assert "data.max_length" not in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ((600, 0, 0), "all 600 training examples are shorter than 256 tokens; half have at most"),
+        ((2999, 1, 0), "2,999 of 3,000 (99.9 %) training examples are shorter than 256 tokens"),
+        ((0, 1, 19), "19 of 20 (95.0 %) training examples are longer than 1,024 tokens"),
+        ((10, 0, 2), "all 12 training examples are outside 256 to 1,024 tokens, 10 shorter and 2 longer"),
+        ((9, 1, 0), None),
+    ],
+)
+def test_lengths_are_worth_a_word_where_nearly_all_are_outside(
+    rows: Rows, lengths: tuple[int, int, int], said: str | None
+) -> None:
+    counts = zip(lengths, ("a", "b" * 400, "c" * 1400), strict=True)
+    train = [chat(f"q{n} {answer[0]}", answer) for count, answer in counts for n in range(count)]
+    off = {"near_duplicates": "off", "repeated_text": "off"}
+    report = rows.audit(train, rules=off, context_length=None).report
+    found = [finding.message for finding in report.findings if finding.code == "length-outside-advice"]
+    assert len(found) == (said is not None)
+    if said is not None:
+        assert found[0].startswith(said)
 
 
 def test_test_rows_are_not_cut_to_the_training_length(rows: Rows) -> None:
@@ -313,8 +340,21 @@ def test_a_benchmark_is_compared_as_train_is_mended(rows: Rows) -> None:
 def test_what_was_left_out_is_listed_after_an_error_too(rows: Rows) -> None:
     data = rows.section(train=[chat("q", "a")], test=[chat("q", "a")])
     with pytest.raises(DataError, match="rule 'leakage'"):
-        audit(data, TEMPLATE, context_length=512, journal_after_error=rows.folder / "dropped.jsonl")
+        audit(data, TEMPLATE, context_length=512, accounts=rows.folder)
     assert "leakage" in (rows.folder / "dropped.jsonl").read_text(encoding="utf-8")
+
+
+def test_findings_of_rules_count_their_rows_and_say_where_all_of_them_stand(rows: Rows) -> None:
+    data = rows.section(
+        train=[chat("a", "b"), chat("a", "b"), chat("a", "b"), chat("mail a.b@mail-host.com", "c")], accept=["email"]
+    )
+    report = audit(data, TEMPLATE, context_length=512, accounts=rows.folder / "run" / "data").report
+    found = {finding.code: finding for finding in report.findings}
+    assert found["exact-duplicates"].count == 2
+    assert str(rows.folder / "run" / "data" / "dropped.jsonl") in found["exact-duplicates"].remedy
+    assert found["email"].count == 1
+    assert found["email"].message.endswith("; accepted by data.accept")
+    assert found["no-test-set"].count is None
 
 
 def test_special_tokens_in_a_text_are_told_or_removed(rows: Rows) -> None:
@@ -368,6 +408,42 @@ def test_a_column_names_the_class(rows: Rows) -> None:
         rows.audit(train, class_field="tpic")
     with pytest.raises(DataError, match="no classes to balance"):
         rows.audit(train, balance="weight")
+
+
+@pytest.mark.parametrize(
+    ("rare", "balance", "severity", "parts"),
+    [
+        (1, "downsample", Severity.WARNING, ["with 1;", "16 rows of", "left out (80.0 % of 20)"]),
+        (1, "weight", Severity.WARNING, ["'common', had 19 rows, 19.0 times as many as the smallest, 'rare', with 1;"]),
+        (2, "downsample", Severity.WARNING, ["12 rows of", "left out (60.0 % of 20)"]),
+        (2, "upsample", Severity.NOTE, ["repeated, 4 times in all"]),
+        (4, "downsample", Severity.NOTE, ["4 rows of", "left out (20.0 % of 20)"]),
+    ],
+)
+def test_balance_that_costs_most_rows_or_cannot_help_is_a_warning(
+    rows: Rows, rare: int, balance: str, severity: Severity, parts: list[str]
+) -> None:
+    train = [chat(f"q{n}", f"long answer {n}", topic="rare" if n < rare else "common") for n in range(20)]
+    report = rows.audit(train, class_field="topic", balance=balance).report
+    (finding,) = (one for one in report.findings if one.code == "balanced")
+    assert finding.severity is severity
+    assert bool(finding.remedy) == (severity is Severity.WARNING)
+    for part in parts:
+        assert part in finding.message
+
+
+def test_languages_are_told_by_name_and_a_few_rows_in_another_are_no_class(rows: Rows) -> None:
+    chinese = [
+        chat(f"请介绍一下第{n}号城市的历史和文化", f"第{n}号城市的历史很长，文化也非常丰富多彩。") for n in range(97)
+    ]
+    english = "The history of this city is long and its culture is rich, as you would expect of it."
+    report = rows.audit([*chinese, *(chat(f"介绍一下第{n}座山的样子吧", f"{english} {n}") for n in range(3))]).report
+    (finding,) = (one for one in report.findings if one.code == "language-mix")
+    assert "answered in English" in finding.evidence[0]
+    assert "language-imbalance" not in {one.code for one in report.findings}
+    report = rows.audit([*chinese, *(chat(f"What about city {n}?", f"{english} {n}") for n in range(10))]).report
+    (finding,) = (one for one in report.findings if one.code == "language-imbalance")
+    assert finding.message.startswith("the language 'Chinese' has 97 rows of train, 9.7 times as many as 'English'")
 
 
 def test_a_test_set_of_plain_text_stops_the_run_before_training(rows: Rows) -> None:

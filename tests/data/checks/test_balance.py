@@ -78,7 +78,7 @@ def test_sources_and_languages_are_only_reported() -> None:
         languages_N=np.array([b"en"] * 2 + [b"zh"] * 6 + [b""] * 2, dtype="S3"),
     )
     assert (sources.kind, sources.names, sources.counts.tolist()) == ("source", ("b.jsonl", "a.jsonl"), [7, 3])
-    assert (languages.kind, languages.names, languages.counts.tolist()) == ("language", ("zh", "en"), [6, 2])
+    assert (languages.kind, languages.names, languages.counts.tolist()) == ("language", ("Chinese", "English"), [6, 2])
     assert not sources.can_be_balanced
     assert not languages.can_be_balanced
 

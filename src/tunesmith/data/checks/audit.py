@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from tunesmith.data.questions import is_answerable
 from tunesmith.data.store import Scratch
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError, TunesmithError
-from tunesmith.report import Finding, Report, Severity, Table
+from tunesmith.report import Report, Severity, Table
 from tunesmith.report.report import Scalar
 from tunesmith.report.text import plural
 
@@ -73,7 +73,7 @@ def audit(
     *,
     context_length: int | None,
     scratch_parent: Path | None = None,
-    journal_after_error: Path | None = None,
+    accounts: Path | None = None,
 ) -> Audit:
     """Reads and encodes every split and checks what training would see.
 
@@ -83,7 +83,8 @@ def audit(
         context_length: most tokens the base model can take, None if it does not say.
         scratch_parent: where texts and tokens are kept while they are needed; None takes the system's folder for
             temporary files.
-        journal_after_error: where to put the list of rows that were left out, where an error ends the audit.
+        accounts: the folder in which the lists of rows will lie, which the report names; where an error ends the
+            audit, the list of rows that were left out is put there at once. None keeps no lists.
 
     Raises:
         DataError: a source cannot be read, rows are bad and not to be skipped, nothing is left to train on, or
@@ -94,11 +95,11 @@ def audit(
     scratch = Scratch(scratch_parent)
     journal, flagged = Journal(scratch.folder / "dropped.jsonl"), Journal(scratch.folder / "flagged.jsonl")
     try:
-        return _audit(data, template, context_length, scratch, journal, flagged)
+        return _audit(data, template, context_length, scratch, journal, flagged, accounts)
     except TunesmithError:
-        if journal_after_error is not None:
+        if accounts is not None:
             journal.finish()
-            journal.move_to(journal_after_error)
+            journal.move_to(accounts / journal.path.name)
         raise
 
 
@@ -109,6 +110,7 @@ def _audit(
     scratch: Scratch,
     journal: Journal,
     flagged: Journal,
+    accounts_folder: Path | None,
 ) -> Audit:
     flags = FlagStore(scratch)
     scanned = scan_splits(sources_of(data), data, template, scratch=scratch, journal=journal, flags=flags)
@@ -147,7 +149,8 @@ def _audit(
     journal.finish()
     flagged.finish()
     rows_read = {name: split.rows_read for name, split in scanned.items()}
-    add_rule_findings(report, journal, flagged, rule_texts(text_rules(template)), rows_read, data.rules)
+    listed_in = None if accounts_folder is None else accounts_folder / journal.path.name
+    add_rule_findings(report, journal, flagged, rule_texts(text_rules(template)), rows_read, data.rules, listed_in)
     accounts = ledger.accounts()
     _account(report, accounts, splits)
     _accept(report, data.accept)
@@ -275,8 +278,6 @@ def _check_answerable(report: Report, splits: Mapping[str, Split]) -> None:
 def _accept(report: Report, codes: Sequence[str]) -> None:
     """Findings that the recipe accepts become notes that say so."""
     report.findings = [
-        Finding(f.code, Severity.NOTE, f"{f.message} (accepted by data.accept)", f.evidence, f.remedy)
-        if f.code in codes
-        else f
+        replace(f, severity=Severity.NOTE, message=f"{f.message}; accepted by data.accept") if f.code in codes else f
         for f in report.findings
     ]

@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.checks.language_names import language_name
+
 NO_CLASS = -1
 
 MOST_ANSWER_CLASSES = 50
@@ -93,7 +95,9 @@ def find_classes(
     has_source_N = np.ones(len(sources_N), dtype=np.bool_)
     beside = [
         _classes("source", sources_N, has_source_N, lambda row: source_names[int(sources_N[row])]),
-        _classes("language", languages_N, languages_N != b"", lambda row: bytes(languages_N[row]).decode()),
+        _classes(
+            "language", languages_N, languages_N != b"", lambda row: language_name(bytes(languages_N[row]).decode())
+        ),
     ]
     found = [main] if main is not None and main.names else []
     return found + [classes for classes in beside if len(classes.names) > 1]

@@ -10,18 +10,22 @@ from numpy.typing import NDArray
 
 from tunesmith.config import DataSection
 from tunesmith.data.checks.balance import NO_CLASS, Classes, find_classes, imbalance, plan_balance
+from tunesmith.data.checks.dataset_rules import LARGEST_FOREIGN_SHARE
 from tunesmith.data.checks.ledger import Ledger
 from tunesmith.data.checks.overlap.text_set import normalised
 from tunesmith.data.checks.rules import answers_of, excerpt
 from tunesmith.errors import DataError
 from tunesmith.report import Report, Severity, Table
-from tunesmith.report.text import plural
+from tunesmith.report.text import percent, plural
 
 LISTED_CLASSES = 20
 """Classes that a table lists; the smallest is always among them."""
 
-SMALLEST_LANGUAGE_SHARE = 0.02
+SMALLEST_LANGUAGE_SHARE = LARGEST_FOREIGN_SHARE
 """A language of a smaller share is an exception, which is the business of the rule language_mix."""
+
+MOST_LEFT_OUT = 0.5
+"""Share of the rows of train; balance that leaves out more is worth a warning."""
 
 _TITLES = {"field": "Classes by column", "answer": "Classes by answer", "source": "Sources", "language": "Languages"}
 _CODES = {
@@ -145,11 +149,21 @@ def _act(
         "weight": f"tokens of the large classes weigh less, down to {plan.weights_N.min() / plan.weights_N.max():.3f} "
         "of those of the smallest",
     }
+    left_out, smallest = int((plan.repeats_N == 0).sum()), int(classes.counts[-1])
+    most_are_out = left_out > MOST_LEFT_OUT * len(rows_K)
+    share = f" ({percent(left_out, len(rows_K))} of {len(rows_K):,})" if left_out else ""
     report.add_finding(
-        Severity.NOTE,
+        Severity.WARNING if most_are_out or smallest == 1 else Severity.NOTE,
         "balanced",
-        f"the largest class had {imbalance(classes):.1f} times the rows of the smallest; {done[data.balance]}, "
-        f"so that it has {data.max_class_ratio:g} times as much",
+        f"the largest class, '{classes.names[0]}', had {plural(int(classes.counts[0]), 'row')}, "
+        f"{imbalance(classes):.1f} times as many as the smallest, '{classes.names[-1]}', with {smallest:,}; "
+        f"{done[data.balance]}{share}, so that it has {data.max_class_ratio:g} times as much",
+        remedy="a class of one row cannot be learned: give it more rows, or join it to another"
+        if smallest == 1
+        else "data.balance: upsample or weight keeps all rows; so does a larger data.max_class_ratio"
+        if most_are_out
+        else "",
+        count=left_out if data.balance == "downsample" else None,
     )
     if data.balance == "downsample":
         out = rows_K[plan.repeats_N == 0].tolist()

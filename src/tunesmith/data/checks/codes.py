@@ -22,7 +22,7 @@ CODES: Mapping[str, str] = {
     "prompt-differs-from-training": "the template begins answers otherwise in prompts than in finished conversations",
     "template-with-date": "the chat template writes the date into prompts",
     "plain-template": "the model has no chat template; Tunesmith's plain one is used",
-    "length-outside-advice": "most examples are shorter or longer than the 256 to 1,024 tokens that suit a fine-tune",
+    "length-outside-advice": "nearly all examples are outside the 256 to 1,024 tokens that suit a fine-tune",
     "unused-columns": "the data hold columns that are not read",
     "exact-duplicates": "rows of train are the same",
     "near-duplicates": "rows of train share most of their words",

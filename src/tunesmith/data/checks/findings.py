@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from tunesmith.config import DataRules
@@ -31,15 +32,13 @@ _ALWAYS_WARN = {
 _OWN_FINDING = {"answers-cut", "balanced"}
 """What another module reports with more to say."""
 
-LISTED = "every one stands in data/dropped.jsonl of the run"
-
 
 class RuleText(NamedTuple):
     """How a rule is reported.
 
     Args:
         what: completes "3 rows of train ...".
-        remedy: what to do, beside `fix`.
+        remedy: what to do, beside `fix`; empty where its rows are always left out.
         mends: whether `fix` mends the text; else it leaves rows of train out.
     """
 
@@ -49,10 +48,10 @@ class RuleText(NamedTuple):
 
 
 _ROW_TEXTS = {
-    "bad-row": RuleText("cannot be read", LISTED),
-    "template-refuses": RuleText("are refused by the chat template", LISTED),
-    "no-targets": RuleText("hold nothing that would be trained on", LISTED),
-    "too-long-to-answer": RuleText("are too long for the model's context", LISTED),
+    "bad-row": RuleText("cannot be read", ""),
+    "template-refuses": RuleText("are refused by the chat template", ""),
+    "no-targets": RuleText("hold nothing that would be trained on", ""),
+    "too-long-to-answer": RuleText("are too long for the model's context", ""),
     "exact_duplicates": RuleText("repeat another", "repeats weigh more than other examples; remove those not meant"),
     "near_duplicates": RuleText("share most of their words with another", "keep one of each"),
     "conflicting_answers": RuleText(
@@ -84,6 +83,7 @@ def add_rule_findings(
     texts: Mapping[str, RuleText],
     rows_read: Mapping[str, int],
     modes: DataRules,
+    listed_in: Path | None,
 ) -> None:
     """One finding for each rule and what was done: left out, merged, changed, only reported.
 
@@ -94,7 +94,9 @@ def add_rule_findings(
         texts: how each rule is reported.
         rows_read: rows of each split.
         modes: what each rule is set to.
+        listed_in: the file that lists every row left out, merged or changed; None where none is kept.
     """
+    listed = "" if listed_in is None else f"every one stands in {listed_in}"
     for source in (journal, flagged):
         for rule, action in source.rules():
             if rule in _OWN_FINDING:
@@ -105,7 +107,8 @@ def add_rule_findings(
                 rule.replace("_", "-"),
                 _message(texts[rule].what, action, counts),
                 evidence=source.evidence(rule, action),
-                remedy=_remedy(rule, texts[rule], modes) if action is Action.FLAGGED else LISTED,
+                remedy=_remedy(rule, texts[rule], modes) if action is Action.FLAGGED else listed,
+                count=sum(counts.values()),
             )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,14 +9,17 @@ from tunesmith.data.checks.ledger import Ledger
 from tunesmith.data.checks.training_signal import ENCODED_SPLITS
 from tunesmith.data.lengths import quantile
 from tunesmith.report import Report, Series, Severity, Table
+from tunesmith.report.charts import nice_step
+from tunesmith.report.text import percent
 
 HISTOGRAM_BARS = 20
+"""At most; it depends on what width is a round number."""
 
 ADVISED_TOKENS = (256, 1024)
 """Lengths that suit a fine-tune: shorter examples teach little each, longer ones cost memory and dilute the target."""
 
-OUTSIDE_SHARE = 0.5
-"""Share of the examples outside `ADVISED_TOKENS` from which it is worth a word."""
+OUTSIDE_SHARE = 0.9
+"""Share of the examples outside `ADVISED_TOKENS` above which it is worth a word."""
 
 
 def describe_lengths(report: Report, ledger: Ledger, max_length: int) -> None:
@@ -64,7 +65,7 @@ _CHARTS = {
 
 
 def _histogram(what: str, tokens_K: NDArray[np.int64]) -> Series:
-    width = max(1, math.ceil(int(tokens_K.max()) / HISTOGRAM_BARS))
+    width = max(1, round(nice_step(0, max(int(tokens_K.max()), 1), HISTOGRAM_BARS)))  # round marks on the axis
     counts = np.bincount(np.maximum(tokens_K - 1, 0) // width)
     return Series(
         _CHARTS[what],
@@ -79,19 +80,22 @@ def _histogram(what: str, tokens_K: NDArray[np.int64]) -> Series:
 
 def _advise(report: Report, tokens_K: NDArray[np.int64]) -> None:
     low, high = ADVISED_TOKENS
-    for outside, how, remedy in (
-        (
-            tokens_K < low,
-            f"shorter than {low:,}",
-            "longer, richer answers teach more each; for short tasks this is as it is",
-        ),
-        (tokens_K > high, f"longer than {high:,}", "split long documents, or cut what the answer does not need"),
-    ):
-        share = float(outside.mean())
-        if share > OUTSIDE_SHARE:
-            report.add_finding(
-                Severity.NOTE,
-                "length-outside-advice",
-                f"{100 * share:.0f} % of the training examples are {how} tokens; {low} to {high:,} suit a fine-tune",
-                remedy=remedy,
-            )
+    shorter, longer, total = int((tokens_K < low).sum()), int((tokens_K > high).sum()), len(tokens_K)
+    outside = shorter + longer
+    if outside <= OUTSIDE_SHARE * total:
+        return
+    who = f"all {total:,}" if outside == total else f"{outside:,} of {total:,} ({percent(outside, total)})"
+    if shorter and longer:
+        how = f"outside {low} to {high:,} tokens, {shorter:,} shorter and {longer:,} longer"
+    else:
+        how = f"shorter than {low} tokens" if shorter else f"longer than {high:,} tokens"
+    median = quantile(tokens_K.tolist(), 0.5)
+    report.add_finding(
+        Severity.NOTE,
+        "length-outside-advice",
+        f"{who} training examples are {how}; half have at most {median:,}",
+        remedy="richer answers teach more each; for short tasks this is as it is"
+        if shorter >= longer
+        else "split long documents, or cut what the answer does not need",
+        count=outside,
+    )

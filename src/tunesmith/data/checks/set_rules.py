@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tunesmith.config import DataSection
 from tunesmith.data.checks.dataset_rules import broken_json, language_mix, one_word_answers
+from tunesmith.data.checks.language_names import language_name
 from tunesmith.data.checks.ledger import Ledger
 from tunesmith.data.checks.rules import EXCERPT_CHARACTERS, answers_of, excerpt
 from tunesmith.data.checks.training_signal import ENCODED_SPLITS
@@ -48,7 +49,9 @@ def _reason(ledger: Ledger, name: str, rule: str) -> Callable[[int], str]:
         shown = excerpt(answer, 0, min(len(answer), EXCERPT_CHARACTERS))
         if rule != "language_mix":
             return shown
-        asked, answered = (split.columns_N[f"{part}_language"][row].decode() or "?" for part in ("prompt", "answer"))
+        asked, answered = (
+            language_name(split.columns_N[f"{part}_language"][row].decode()) for part in ("prompt", "answer")
+        )
         return f"asked in {asked}, answered in {answered}: {shown}"
 
     return reason

@@ -14,7 +14,7 @@ from tunesmith.data.lengths import KEPT_SHARE, quantile
 from tunesmith.data.records import ROLES
 from tunesmith.data.template import ChatTemplate
 from tunesmith.report import Report, Severity
-from tunesmith.report.text import plural
+from tunesmith.report.text import percent, plural
 
 FEW_TARGETS = 0.05
 """Below this share of trained tokens nearly all of the work goes into prompts."""
@@ -127,6 +127,7 @@ def _check_roles(report: Report, ledger: Ledger, template: ChatTemplate) -> None
                 f"{_by_split(counts)} {'has' if sum(map(len, counts.values())) == 1 else 'have'} one",
                 evidence=_places(ledger, counts),
                 remedy=f"put what the {role} messages say into the user's, or use a template that renders them",
+                count=sum(map(len, counts.values())),
             )
 
 
@@ -137,26 +138,32 @@ def _check_cut(report: Report, ledger: Ledger, name: str, *, max_length: int, co
     if not len(cut):
         return
     lengths = tokens_K.tolist()
-    needed, most = max(lengths), quantile(lengths, KEPT_SHARE)
     lost = int((split.columns_N["tokens"][cut].astype(np.int64) - max_length).sum())
     ledger.flag(name, cut, "answers-cut", lambda row: f"{split.columns_N['tokens'][row] - max_length} tokens cut")
-    if context_length is not None and needed > context_length:
-        remedy = f"the longest has {needed:,} tokens, more than the model's context of {context_length:,}: shorten it"
-    else:
-        remedy = f"data.max_length: {needed} keeps all of them"
-    if most > max_length and most < needed:
-        remedy += f"; {most} keeps {KEPT_SHARE:.0%} of the examples whole"
     report.add_finding(
         Severity.WARNING,
         "answers-cut",
-        f"{plural(len(cut), 'example')} of {name} ({_percent(len(cut), len(rows_K))}) "
-        f"{'does' if len(cut) == 1 else 'do'} not fit and "
+        f"{plural(len(cut), 'example')} of {name} ({percent(len(cut), len(rows_K))}) "
+        f"{'is' if len(cut) == 1 else 'are'} cut by max_length={max_length} tokens and "
         f"{'loses' if len(cut) == 1 else 'lose'} {plural(lost, 'token')} at the end, the stop token among them",
         evidence=tuple(
             f"{split.places[row]}: {split.columns_N['tokens'][row] - max_length} tokens cut" for row in cut[:SHOWN]
         ),
-        remedy=remedy,
+        remedy=_lengths_to_keep(lengths, max_length, context_length),
+        count=len(cut),
     )
+
+
+def _lengths_to_keep(lengths: list[int], max_length: int, context_length: int | None) -> str:
+    """The values of `data.max_length` that cut 1 % of the examples and none, as far as the model's context goes."""
+    most, longest = quantile(lengths, KEPT_SHARE), max(lengths)
+    fits = [n for n in (most, longest) if n > max_length and (context_length is None or n <= context_length)]
+    kept = [f"{n} keeps {'all' if n == longest else f'{KEPT_SHARE:.0%}'} of them whole" for n in dict.fromkeys(fits)]
+    parts = [f"data.max_length: {', '.join(kept)}"] if kept else []
+    if longest not in fits:
+        context = f"the model's context of {context_length:,}"
+        parts.append(f"the longest has {longest:,} tokens, more than {context}: shorten it")
+    return "; ".join(parts)
 
 
 def _check_stops(report: Report, name: str, split: ScannedSplit, rows_K: NDArray[np.int64]) -> None:
@@ -169,6 +176,7 @@ def _check_stops(report: Report, name: str, split: ScannedSplit, rows_K: NDArray
             "so the model would not learn to end its answer",
             evidence=tuple(str(split.places[row]) for row in never[:SHOWN]),
             remedy="the chat template must render the end of an assistant turn; see check --show 1",
+            count=len(never),
         )
 
 
@@ -181,6 +189,7 @@ def _check_bos(report: Report, name: str, split: ScannedSplit, rows_K: NDArray[n
             f"{plural(len(doubled), 'example')} of {name} begin with two BOS tokens",
             evidence=tuple(str(split.places[row]) for row in doubled[:SHOWN]),
             remedy="take the BOS token out of the texts (data.rules.special_tokens: fix), or out of the chat template",
+            count=len(doubled),
         )
 
 
@@ -204,7 +213,3 @@ def _by_split(rows: Mapping[str, NDArray[np.int64]]) -> str:
 
 def _places(ledger: Ledger, rows: Mapping[str, NDArray[np.int64]]) -> tuple[str, ...]:
     return tuple(str(ledger.splits[name].places[int(row)]) for name, one in rows.items() for row in one[:SHOWN])[:SHOWN]
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %"

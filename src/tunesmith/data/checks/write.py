@@ -14,7 +14,7 @@ from tunesmith.data.checks.entries import Journal
 from tunesmith.data.checks.splits import Split
 from tunesmith.data.records import Example
 from tunesmith.durable import replaced_folder
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, disk_errors
 from tunesmith.progress import track
 
 MANIFEST = "manifest.json"
@@ -43,7 +43,7 @@ def write_cleaned(audit: Audit, folder: Path, recipe: Recipe) -> None:
         DiskError: it cannot be written; what was there stays.
     """
     check_target(folder, recipe)
-    with replaced_folder(folder) as beside:
+    with replaced_folder(folder, option="--write") as beside:
         files = {name: _write_split(beside, name, split) for name, split in audit.splits.items()}
         for journal in (audit.journal, audit.flagged):
             _copy_without_texts(journal, beside / journal.path.name)
@@ -69,14 +69,20 @@ def check_target(folder: Path, recipe: Recipe) -> None:
 
     Raises:
         DataError: it may not: the folder holds something else, or data that the recipe reads.
+        DiskError: the system refuses to look at it.
     """
+    with disk_errors(folder, option="--write"):
+        _check_target(folder, recipe)
+
+
+def _check_target(folder: Path, recipe: Recipe) -> None:
     if folder.resolve() in (Path.cwd(), Path(folder.resolve().anchor)):
-        remedy = "name a folder of its own"
+        remedy = "name a folder of its own with --write"
         raise DataError("this is the folder you are in, or the root", place=str(folder), remedy=remedy)
     if folder.exists() and not folder.is_dir():
         raise DataError("this is a file, not a folder", place=str(folder), remedy="name a folder with --write")
     if folder.is_dir() and not {path.name for path in folder.iterdir()} <= _own_files(folder):
-        remedy = "choose a folder that does not exist yet, or is empty"
+        remedy = "name a folder with --write that does not exist yet, or is empty"
         raise DataError("the folder holds other files", place=str(folder), remedy=remedy)
     target = folder.resolve()
     for name in ("train", "validation", "test", "benchmarks"):
