@@ -61,7 +61,7 @@ _ENCODINGS = (
     # Name, Python's codec, lowest second byte, first bytes of what texts are made of: punctuation and the common
     # level of Han, or Hangul. Of equals the first is taken: Hangul would do as Han, Han not as Hangul.
     ("EUC-KR", "cp949", 0xA1, (range(0xB0, 0xC9),)),
-    ("GBK", "gb18030", 0xA1, (range(0xA1, 0xA4), range(0xB0, 0xD8))),
+    ("GB18030", "gb18030", 0xA1, (range(0xA1, 0xA4), range(0xB0, 0xD8))),
     ("Big5", "big5hkscs", 0x40, (range(0xA1, 0xA4), range(0xA4, 0xC7))),
 )
 _FEWEST_OTHER_BYTES = 4
@@ -145,7 +145,9 @@ def _east_asian(start: bytes) -> tuple[str, str] | None:
     best = max(scores, key=lambda encoding: scores[encoding])
     if scores[best] < _SMALLEST_COMMON_SHARE:
         return None
-    return f"{best} text", _TO_UTF_8.format(best.upper())
+    # A superset of GBK; iconv refuses four-byte characters under the older name.
+    shown_name = "GB18030 (GBK)" if best == "GB18030" else best
+    return f"{shown_name} text", _TO_UTF_8.format(best.upper())
 
 
 def _common_share(start: bytes, codec: str, lowest_second: int, common: tuple[range, ...]) -> float:
