@@ -38,7 +38,7 @@ from tunesmith.training.trunk_layers import (
     trunk_obstacle,
     trunk_output,
 )
-from tunesmith.training.trunk_store import TrunkStore, trunk_bytes
+from tunesmith.training.trunk_store import TrunkStore, remove_stores, trunk_bytes
 
 RESERVE_BYTES = 2 << 30
 """Room that must be left on the disk: checkpoints, the adapter and reports are still to be written."""
@@ -49,7 +49,7 @@ COMMIT_BYTES = 32 << 20
 _WHAT = "computing what the frozen layers give"
 
 
-def canonical_batches(lengths: Sequence[int], tokens_at_once: int) -> list[NDArray[np.intp]]:
+def canonical_batches(lengths: Sequence[int] | NDArray[np.int64], tokens_at_once: int) -> list[NDArray[np.intp]]:
     """The batches in which a split is filled: a function of its lengths alone.
 
     The longest come first, so that a lack of memory shows at once; equal ones stay in their order.
@@ -59,7 +59,7 @@ def canonical_batches(lengths: Sequence[int], tokens_at_once: int) -> list[NDArr
         tokens_at_once: most tokens of a batch with its padding; a longer example is a batch of its own.
     """
     known = np.asarray(lengths, dtype=np.int64)
-    order = shortest_first(-known)
+    order = np.argsort(-known, kind="stable")
     batches, start = [], 0
     while start < len(order):
         count = max(1, tokens_at_once // max(1, int(known[order[start]])))
@@ -71,12 +71,12 @@ def canonical_batches(lengths: Sequence[int], tokens_at_once: int) -> list[NDArr
 @dataclass(frozen=True)
 class _Split:
     examples: Sequence[TokenizedExample]
+    lengths: NDArray[np.int64]
     batches: list[NDArray[np.intp]]
     store: TrunkStore
 
     def tokens_of(self, batches: Sequence[NDArray[np.intp]]) -> int:
-        lengths = np.asarray(lengths_of(self.examples), dtype=np.int64)
-        return sum(int(lengths[batch].sum()) for batch in batches)
+        return sum(int(self.lengths[batch].sum()) for batch in batches)
 
     @property
     def tokens_done(self) -> int:
@@ -144,25 +144,15 @@ class FrozenTrunk:
         filled = {name: examples for name, examples in examples_by_split.items() if len(examples)}
         kept = _examine(model, filled, pad_token_id, autocast, limit_bytes)
         if isinstance(kept, str):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_stores(folder)
             return kept
         stack, depth, format_ = kept
         marks = {**fingerprint, **_marks(stack, depth, tokens_at_once)}
-        splits = {
-            name: _Split(
-                examples,
-                canonical_batches(lengths_of(examples), tokens_at_once),
-                TrunkStore(
-                    folder,
-                    name,
-                    lengths_of(examples),
-                    hidden_size=format_.size,
-                    dtype=format_.dtype,
-                    fingerprint=marks,
-                ),
-            )
-            for name, examples in filled.items()
-        }
+        splits = {}
+        for name, examples in filled.items():
+            lengths = np.asarray(lengths_of(examples), dtype=np.int64)
+            store = TrunkStore(folder, name, lengths, hidden_size=format_.size, dtype=format_.dtype, fingerprint=marks)
+            splits[name] = _Split(examples, lengths, canonical_batches(lengths, tokens_at_once), store)
         trunk = cls(stack, depth, splits, folder, device)
         obstacle = _no_room(folder, splits.values()) or trunk._fill(model, pad_token_id, autocast)
         if obstacle is not None:
@@ -198,7 +188,7 @@ class FrozenTrunk:
     def remove(self) -> None:
         """Removes the files."""
         self.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_stores(self._folder)
 
     def _fill(self, model: nn.Module, pad_token_id: int, autocast: Autocast) -> str | None:
         """Computes what is not there; returns why it could not be written, or None."""
@@ -224,7 +214,7 @@ class FrozenTrunk:
             batch = collate([split.examples[row] for row in rows], pad_token_id)
             hidden_BTH = trunk_output(self._stack, self.depth, batch.input_ids_BT.to(self._device), autocast).cpu()
             for row, hidden_TH in zip(rows, hidden_BTH, strict=True):
-                store.write(row, hidden_TH[: len(split.examples[row].input_ids)])
+                store.write(row, hidden_TH[: split.lengths[row]])
             return [None] * len(rows)
 
         try:

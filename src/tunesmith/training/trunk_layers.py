@@ -30,6 +30,7 @@ FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "final_norm", "nor
 """What families call the norm above the last layer."""
 
 _PROBE_TOKENS = 32
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.AlphaDropout)
 
 # Two runs of the same numbers through the same layers; on a CPU they are equal. On CUDA a kernel may add in another
 # order. What a family passes around the trunk (shared keys and values, inputs of each layer) shows far above this.
@@ -117,7 +118,7 @@ def _dropout(stack: Stack, depth: int, values: dict[str, Any]) -> str | None:
     """Dropout that is active below the adapter while training: it draws anew in every epoch."""
     upper = {id(module) for layer in stack.layers[depth:] for module in layer.modules()}
     for name, module in stack.decoder.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and id(module) not in upper:
+        if isinstance(module, _DROPOUTS) and module.p > 0 and id(module) not in upper:
             return f"the frozen layers use dropout in training ({name}, p = {module.p:g})"
     for key, value in values.items():
         # Dropout that layers apply by function has its rate in the config: attention_dropout, resid_pdrop, layerdrop.
@@ -261,14 +262,14 @@ def probe(
         model: as training runs it, on its device.
         stack: its layers.
         depth: how many of them are the trunk.
-        rows: token ids of some examples, of different lengths if that can be had.
+        rows: token ids of some examples; the first is cut shorter than the others, so that there is padding.
         pad_token_id: fills the shorter ones.
         autocast: gives the context that training computes in.
 
     Returns:
         The format of the hidden states; or why it does not do, in words.
     """
-    cut = [list(row[:_PROBE_TOKENS]) for row in rows]
+    cut = [list(row[: _PROBE_TOKENS if number else _PROBE_TOKENS // 2]) for number, row in enumerate(rows)]
     width = max(map(len, cut))
     device = next(stack.base.parameters()).device
     ids_BT = torch.tensor([row + [pad_token_id] * (width - len(row)) for row in cut], device=device)
@@ -280,10 +281,10 @@ def probe(
                 return "its decoder layers give more than the hidden states"
             if hidden_BTH.dtype not in _TOLERANCE:
                 return f"its hidden states are {hidden_BTH.dtype}"
-            whole_NV = _logits_NV(model, ids_BT, is_token_BT, autocast)
+            whole_NV = _logits_of(model, ids_BT, is_token_BT, autocast)
             stored_BTH = torch.where(is_token_BT[:, :, None], hidden_BTH, torch.zeros_like(hidden_BTH))
             with standing_in(stack.layers[:depth], stored_BTH):
-                from_stored_NV = _logits_NV(model, ids_BT, is_token_BT, autocast)
+                from_stored_NV = _logits_of(model, ids_BT, is_token_BT, autocast)
     except Exception as error:  # whatever a family does that hands more around its layers than hidden states
         if is_out_of_memory(error):
             raise
@@ -294,7 +295,7 @@ def probe(
     return HiddenFormat(hidden_BTH.shape[2], hidden_BTH.dtype)
 
 
-def _logits_NV(model: nn.Module, ids_BT: torch.Tensor, is_token_BT: torch.Tensor, autocast: Autocast) -> torch.Tensor:
+def _logits_of(model: nn.Module, ids_BT: torch.Tensor, is_token_BT: torch.Tensor, autocast: Autocast) -> torch.Tensor:
     """The logits of the N real tokens, in float32."""
     with autocast():
         logits_BTV: torch.Tensor = model(input_ids=ids_BT, use_cache=False).logits

@@ -31,7 +31,7 @@ FORMAT = 1
 """Counts up when the files change their meaning."""
 
 
-def trunk_bytes(lengths: Sequence[int], hidden_size: int, dtype: torch.dtype) -> int:
+def trunk_bytes(lengths: Sequence[int] | NDArray[np.int64], hidden_size: int, dtype: torch.dtype) -> int:
     """Bytes that a split takes on disk.
 
     Args:
@@ -66,7 +66,7 @@ class TrunkStore:
         self,
         folder: Path,
         split: str,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | NDArray[np.int64],
         *,
         hidden_size: int,
         dtype: torch.dtype,
@@ -124,7 +124,7 @@ class TrunkStore:
         """
         if hidden_TH.shape != (self._lengths[index], self._hidden_size) or hidden_TH.dtype != self._dtype:
             raise ValueError(f"{hidden_TH.dtype} {tuple(hidden_TH.shape)} are not the states of example {index}")
-        content = memoryview(_bytes_of(hidden_TH.contiguous()))
+        content = _bytes_of(hidden_TH.contiguous()).data
         with disk_errors(self.data_file):
             file = self._opened(writing=True)
             file.seek(self.bytes_of(int(self._first_token[index])))
@@ -164,7 +164,7 @@ class TrunkStore:
         for row, index in enumerate(indices):
             if self._lengths[index] > length:
                 raise ValueError(f"example {index} has {self._lengths[index]} tokens, more than {length}")
-            wanted = memoryview(bytes_BN[row, : self.bytes_of(int(self._lengths[index]))])
+            wanted = bytes_BN[row, : self.bytes_of(int(self._lengths[index]))].data
             self._read_into(wanted, at=self.bytes_of(int(self._first_token[index])))
         return hidden_BTH
 
@@ -207,6 +207,16 @@ class TrunkStore:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
         self.batches_done = 0
+
+
+def remove_stores(folder: Path) -> None:
+    """Removes the files of every store in `folder`, and the folder if nothing else is in it."""
+    for pattern in ("*.json", ".*.json.new", "*.hidden"):  # the manifests first
+        for file in folder.glob(pattern):
+            with suppress(OSError):
+                file.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _digest(numbers: NDArray[np.int64]) -> str:
