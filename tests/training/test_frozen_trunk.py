@@ -17,8 +17,11 @@ from tunesmith.adapters.targets import linear_modules
 from tunesmith.data.batching import collate, lengths_of
 from tunesmith.data.records import TokenizedExample
 from tunesmith.training import frozen_trunk as module
+from tunesmith.training import trunk_layers
+from tunesmith.training.accelerator import make_accelerator
 from tunesmith.training.frozen_trunk import FrozenTrunk, canonical_batches
 from tunesmith.training.loss import summed_loss
+from tunesmith.training.trunk_store import TrunkStore
 
 MORE_FAMILIES = ("gemma", "gemma3_text", "mixtral")
 EXAMPLES = make_examples(13)
@@ -27,7 +30,9 @@ TOKENS_AT_ONCE = 50
 
 def adapted(family: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> PeftModel:
     """A tiny model of four layers with adapters on the upper two; neither of their factors is zero."""
-    model = tiny_model(family, num_hidden_layers=4, **changes).to(dtype)
+    model = tiny_model(family, num_hidden_layers=4, **changes)
+    if dtype != torch.float32:
+        model.bfloat16()
     targets = {name.rpartition(".")[2] for name in linear_modules(model) if ".layers.2." in name}
     torch.manual_seed(0)
     lora = LoraConfig(
@@ -87,7 +92,8 @@ def loss_and_gradients(
 
 
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert one.keys() == other.keys() and one
+    assert one.keys() == other.keys()
+    assert one
     for name, gradient in one.items():
         scale = gradient.abs().max().item()
         assert (gradient - other[name]).abs().max().item() <= tolerance * scale, name
@@ -114,7 +120,8 @@ def test_in_the_batches_it_was_filled_with_they_are_equal(tmp_path: Path, family
         loss, gradients = loss_and_gradients(model, rows.tolist(), None, autocast)
         stored_loss, stored_gradients = loss_and_gradients(model, rows.tolist(), trunk, autocast)
         assert torch.equal(loss, stored_loss)
-        assert gradients and all(torch.equal(stored_gradients[name], value) for name, value in gradients.items())
+        assert gradients
+        assert all(torch.equal(stored_gradients[name], value) for name, value in gradients.items())
 
 
 def test_bf16_is_kept_as_bf16(tmp_path: Path) -> None:
@@ -177,9 +184,10 @@ def test_the_longest_batches_come_first_and_none_is_over_the_budget() -> None:
 
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[int]:
     """Lets filling fail in its batch number `count`; gives how many examples were in each that was computed."""
-    real, sizes = module.trunk_output, []
+    real = trunk_layers.trunk_output
+    sizes: list[int] = []
 
-    def output(stack: Any, depth: int, ids_BT: torch.Tensor, autocast: Any) -> torch.Tensor:
+    def output(stack: Any, depth: int, ids_BT: torch.Tensor, autocast: Any) -> Any:
         if len(sizes) == count:
             raise error
         sizes.append(len(ids_BT))
@@ -192,9 +200,10 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, error: BaseExce
 def test_an_interrupted_fill_goes_on_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(adapted(), tmp_path / "whole")
     count = len(canonical_batches(lengths_of(EXAMPLES), TOKENS_AT_ONCE))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt_after(2, patch, KeyboardInterrupt())
-        prepared(adapted(), tmp_path / "parts")
+        with pytest.raises(KeyboardInterrupt):
+            prepared(adapted(), tmp_path / "parts")
     sizes = interrupt_after(-1, monkeypatch, AssertionError())
     trunk = prepared(adapted(), tmp_path / "parts")
     assert len(sizes) == count - 2 > 1
@@ -207,17 +216,23 @@ def test_an_interrupted_fill_goes_on_and_gives_the_same_bytes(tmp_path: Path, mo
 def test_what_is_done_is_made_lasting_along_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMMIT_BYTES", 1)
     committed: list[int] = []
-    real = module.TrunkStore.commit
-    monkeypatch.setattr(module.TrunkStore, "commit", lambda self, done: (committed.append(done), real(self, done))[1])
+    real = TrunkStore.commit
+
+    def commit(store: TrunkStore, done: int) -> None:
+        committed.append(done)
+        real(store, done)
+
+    monkeypatch.setattr(TrunkStore, "commit", commit)
     prepared(adapted(), tmp_path)
     count = len(canonical_batches(lengths_of(EXAMPLES), TOKENS_AT_ONCE))
     assert committed == [*range(1, count + 1), count]
 
 
 def test_memory_that_runs_out_halves_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, sizes = module.trunk_output, []
+    real = trunk_layers.trunk_output
+    sizes: list[int] = []
 
-    def output(stack: Any, depth: int, ids_BT: torch.Tensor, autocast: Any) -> torch.Tensor:
+    def output(stack: Any, depth: int, ids_BT: torch.Tensor, autocast: Any) -> Any:
         sizes.append(len(ids_BT))
         if len(ids_BT) > 1:
             raise MemoryError
@@ -226,7 +241,8 @@ def test_memory_that_runs_out_halves_a_batch(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "trunk_output", output)
     model = adapted()
     trunk = prepared(model, tmp_path)
-    assert max(sizes) > 1 and sizes.count(1) == len(EXAMPLES)
+    assert max(sizes) > 1
+    assert sizes.count(1) == len(EXAMPLES)
     loss, _ = loss_and_gradients(model, [0, 12], trunk)
     assert loss.item() == pytest.approx(loss_and_gradients(model, [0, 12], None)[0].item(), rel=1e-5)
 
@@ -302,6 +318,49 @@ def test_filling_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = adapted()
     model.train()
     prepared(model, tmp_path)
-    assert model.training and all(part.training for part in model.modules())
+    assert model.training
+    assert all(part.training for part in model.modules())
     layers = model.get_base_model().model.layers
     assert not any("forward" in layer.__dict__ or layer._forward_hooks for layer in layers)
+
+
+def train(model: PeftModel, trunk: FrozenTrunk, steps: range, state: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Some steps of AdamW on batches of the step's number; gives the optimizer's state."""
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=1e-2)
+    if state is not None:
+        optimizer.load_state_dict(state)
+    for step in steps:
+        rows = [(3 * step + offset) % len(EXAMPLES) for offset in range(4)]
+        loss_and_gradients(model, rows, trunk)
+        optimizer.step()
+    return optimizer.state_dict()
+
+
+def test_a_run_that_was_stopped_in_filling_and_in_training_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adapted()
+    train(whole, prepared(whole, tmp_path / "whole"), range(6))
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            prepared(adapted(), tmp_path / "parts")
+    first = adapted()
+    state = train(first, prepared(first, tmp_path / "parts"), range(3))
+    second = adapted()
+    second.load_state_dict(first.state_dict())
+    train(second, prepared(second, tmp_path / "parts"), range(3, 6), state)
+    weights = second.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_works_on_a_model_that_accelerate_has_wrapped(tmp_path: Path, precision: str) -> None:
+    accelerator = make_accelerator(precision)
+    model = accelerator.prepare_model(adapted(dtype=torch.float32 if precision == "fp32" else torch.bfloat16))
+    trunk = prepared(model, tmp_path, autocast=accelerator.autocast, device=accelerator.device)
+    for rows in canonical_batches(lengths_of(EXAMPLES), TOKENS_AT_ONCE):
+        loss, gradients = loss_and_gradients(model, rows.tolist(), None)
+        stored_loss, stored_gradients = loss_and_gradients(model, rows.tolist(), trunk)
+        assert torch.equal(loss, stored_loss)
+        assert all(torch.equal(stored_gradients[name], value) for name, value in gradients.items())

@@ -34,7 +34,8 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, dtype: torch.dtype) ->
     again = store(tmp_path / "trunk", dtype=dtype)
     assert again.batches_done == 2
     hidden_BTH = again.read([1, 2, 1], 5)
-    assert hidden_BTH.dtype == dtype and hidden_BTH.shape == (3, 5, 2)
+    assert hidden_BTH.dtype == dtype
+    assert hidden_BTH.shape == (3, 5, 2)
     for row, index in enumerate([1, 2, 1]):
         length = LENGTHS[index]
         assert torch.equal(hidden_BTH[row, :length], states(dtype)[index])
@@ -50,7 +51,8 @@ def test_a_store_of_other_weights_is_removed(tmp_path: Path) -> None:
     old = filled(tmp_path)
     new = store(tmp_path, weights="b")
     assert new.batches_done == 0
-    assert not old.data_file.exists() and not old.manifest_file.exists()
+    assert not old.data_file.exists()
+    assert not old.manifest_file.exists()
 
 
 def test_a_store_of_other_numbers_is_not_taken_for_this_one(tmp_path: Path) -> None:

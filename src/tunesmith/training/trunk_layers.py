@@ -223,8 +223,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def trunk_output(stack: Stack, depth: int, input_ids_BT: torch.Tensor, autocast: Autocast) -> Any:
-    """What layer `depth - 1` gives: hidden states [B, T, H] in all families that can be kept.
+class NotPlainError(Exception):
+    """A decoder layer gives something else than one tensor of hidden states."""
+
+
+def trunk_output(stack: Stack, depth: int, input_ids_BT: torch.Tensor, autocast: Autocast) -> torch.Tensor:
+    """What layer `depth - 1` gives: hidden states [B, T, H].
 
     The layers above and the head are not run. To be called within `evaluating`.
 
@@ -233,9 +237,18 @@ def trunk_output(stack: Stack, depth: int, input_ids_BT: torch.Tensor, autocast:
         depth: how many of them are the trunk.
         input_ids_BT: padded on the right, on the model's device.
         autocast: gives the context that training computes in.
+
+    Raises:
+        NotPlainError: it gives something else, as a tuple.
     """
-    given: list[Any] = []
-    handle = stack.layers[depth - 1].register_forward_hook(lambda _module, _inputs, output: given.append(output))
+    given: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not isinstance(output, torch.Tensor) or output.ndim != 3 or output.shape[:2] != input_ids_BT.shape:
+            raise NotPlainError
+        given.append(output)
+
+    handle = stack.layers[depth - 1].register_forward_hook(keep)
     try:
         upper = stack.layers[depth:]
         with autocast(), _forwards(upper, [_pass_on] * len(upper)):
@@ -277,14 +290,14 @@ def probe(
     try:
         with evaluating(model):
             hidden_BTH = trunk_output(stack, depth, ids_BT, autocast)
-            if not isinstance(hidden_BTH, torch.Tensor) or hidden_BTH.shape[:2] != ids_BT.shape or hidden_BTH.ndim != 3:
-                return "its decoder layers give more than the hidden states"
             if hidden_BTH.dtype not in _TOLERANCE:
-                return f"its hidden states are {hidden_BTH.dtype}"
+                return f"the hidden states are {hidden_BTH.dtype}"
             whole_NV = _logits_of(model, ids_BT, is_token_BT, autocast)
             stored_BTH = torch.where(is_token_BT[:, :, None], hidden_BTH, torch.zeros_like(hidden_BTH))
             with standing_in(stack.layers[:depth], stored_BTH):
                 from_stored_NV = _logits_of(model, ids_BT, is_token_BT, autocast)
+    except NotPlainError:
+        return "the decoder layers give more than the hidden states"
     except Exception as error:  # whatever a family does that hands more around its layers than hidden states
         if is_out_of_memory(error):
             raise

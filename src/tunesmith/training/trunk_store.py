@@ -200,6 +200,11 @@ class TrunkStore:
             self._file.close()
             self._file = None
 
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)
+        if file is not None:
+            file.close()
+
     def remove(self) -> None:
         """Removes the files, the manifest first."""
         self.close()
