@@ -364,3 +364,12 @@ def test_it_works_on_a_model_that_accelerate_has_wrapped(tmp_path: Path, precisi
         stored_loss, stored_gradients = loss_and_gradients(model, rows.tolist(), trunk)
         assert torch.equal(loss, stored_loss)
         assert all(torch.equal(stored_gradients[name], value) for name, value in gradients.items())
+
+
+def test_it_is_filled_without_gradients_where_the_embeddings_are_told_to_have_them(tmp_path: Path) -> None:
+    prepared(adapted(), tmp_path / "plain")
+    model = adapted()
+    model.get_base_model().enable_input_require_grads()
+    model.train()
+    prepared(model, tmp_path / "told")
+    assert (tmp_path / "plain/train.hidden").read_bytes() == (tmp_path / "told/train.hidden").read_bytes()
