@@ -366,10 +366,16 @@ def test_it_works_on_a_model_that_accelerate_has_wrapped(tmp_path: Path, precisi
         assert all(torch.equal(stored_gradients[name], value) for name, value in gradients.items())
 
 
-def test_it_is_filled_without_gradients_where_the_embeddings_are_told_to_have_them(tmp_path: Path) -> None:
-    prepared(adapted(), tmp_path / "plain")
+def test_it_is_filled_without_gradients_and_in_evaluation_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = trunk_layers.trunk_output
+    modes: set[tuple[bool, bool]] = set()
+
+    def output(stack: Any, depth: int, ids_BT: torch.Tensor, autocast: Any) -> Any:
+        modes.add((stack.decoder.training, torch.is_grad_enabled()))
+        return real(stack, depth, ids_BT, autocast)
+
+    monkeypatch.setattr(module, "trunk_output", output)
     model = adapted()
-    model.get_base_model().enable_input_require_grads()
     model.train()
-    prepared(model, tmp_path / "told")
-    assert (tmp_path / "plain/train.hidden").read_bytes() == (tmp_path / "told/train.hidden").read_bytes()
+    prepared(model, tmp_path)
+    assert modes == {(False, False)}
