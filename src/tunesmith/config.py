@@ -270,6 +270,8 @@ class TrainSection(Section):
         max_tokens_per_micro_batch: most tokens of one forward pass, padding counted. A step's examples are divided into
             micro-batches of like length within it and within `per_device_train_batch_size`; the result is the same
             up to rounding. auto: 2,048 on a CPU, where more are no faster, and 8,192 on CUDA.
+        frozen_layers_cache_gb: most disk for what the layers below the lowest adapter give, computed once for all
+            epochs (with `adapter.layers: last:N`); 0 computes it in every step.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
         train_sampling_strategy: group_by_length puts like lengths together, so that less is padding.
         eval_steps: validate every so many steps; by default at the end of each epoch.
@@ -289,6 +291,7 @@ class TrainSection(Section):
     per_device_eval_batch_size: int = Field(16, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_tokens_per_micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    frozen_layers_cache_gb: float = Field(20.0, ge=0)
     gradient_checkpointing: bool = False
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"

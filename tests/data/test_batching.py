@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import FAMILIES, tiny_model
 from tests.training.conftest import make_examples
-from tunesmith.data.batching import MEGABATCH_STEPS, StepPlan, collate, lengths_of, micro_batches
+from tunesmith.data.batching import MEGABATCH_STEPS, StepPlan, collate, lengths_of, micro_batches, shortest_first
 from tunesmith.data.records import IGNORED_LABEL, TokenizedExample
 from tunesmith.training.loss import summed_loss
 
@@ -94,6 +94,11 @@ def test_lengths_are_taken_from_the_sequence_or_counted() -> None:
     assert list(lengths_of(tuple(examples))) == lengths
     assert list(lengths_of(_OnDisk(lengths))) == lengths
     assert list(lengths_of([])) == []
+
+
+@given(st.lists(st.integers(1, 9)))
+def test_the_shortest_come_first_and_like_lengths_stay_in_their_order(lengths: list[int]) -> None:
+    assert shortest_first(lengths).tolist() == sorted(range(len(lengths)), key=lambda index: lengths[index])
 
 
 @given(st.lists(st.integers(1, 40), min_size=1), st.integers(1, 9), st.integers(1, 100), st.randoms())

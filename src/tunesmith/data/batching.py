@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tunesmith.data.records import IGNORED_LABEL, Place, TokenizedExample
 
@@ -61,6 +62,11 @@ def lengths_of(examples: Sequence[TokenizedExample]) -> Sequence[int]:
     """
     known: Sequence[int] | None = getattr(examples, "lengths", None)
     return [len(example.input_ids) for example in examples] if known is None else known
+
+
+def shortest_first(lengths: Sequence[int]) -> NDArray[np.intp]:
+    """The indices of `lengths` from the smallest length to the largest; equal ones stay in their order."""
+    return np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
 
 
 def micro_batches(

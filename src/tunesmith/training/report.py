@@ -51,7 +51,7 @@ def build_report(
     report.add_figure("device", "Device", device)
     report.add_figure("precision", "Computed in", precision)
     _add_losses(report, metrics, result)
-    report.tables.append(adapter_table)
+    report.tables += [adapter_table, result.speedups.table()]
     _add_findings(report, result, section)
     _add_events(report, metrics)
     report.findings += result.health

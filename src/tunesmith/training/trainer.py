@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ from tunesmith.runs import Run
 from tunesmith.training import optimizer as optim
 from tunesmith.training.accelerator import make_accelerator, seed_dropout
 from tunesmith.training.checkpoint import CheckpointStore, TrainState
+from tunesmith.training.frozen_trunk import FrozenTrunk
 from tunesmith.training.health import Advice, Health, StepFigures
 from tunesmith.training.loss import summed_loss
 from tunesmith.training.metrics import Trackers, Window
@@ -51,6 +53,7 @@ from tunesmith.training.recovery import (
 )
 from tunesmith.training.schedule import learning_rate_at, total_steps, warmup_steps
 from tunesmith.training.signals import StopRequest
+from tunesmith.training.speedups import Speedups, prepare_trunk, use_exact_layers
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class TrainResult:
         resumed_from: the step this process went on from, 0 for a fresh start.
         set_aside: damaged checkpoints, each with the reason.
         health: what the health rules found.
+        speedups: how it was computed.
     """
 
     state: TrainState
@@ -72,6 +76,7 @@ class TrainResult:
     resumed_from: int
     set_aside: tuple[str, ...]
     health: tuple[Finding, ...]
+    speedups: Speedups
 
 
 class Trainer:
@@ -108,7 +113,9 @@ class Trainer:
         self._multiple = width_multiple(precision)
         self._accelerator: Accelerator = make_accelerator(precision, section.report_to, run.folder / "trackers")
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._speedups = use_exact_layers(model, self._accelerator.device)
         self._model = self._accelerator.prepare_model(model)
+        self._trunk: FrozenTrunk | None = None
         self._optimizer = self._accelerator.prepare_optimizer(optim.make_adamw(self._parameters, section))
         self._lengths = lengths_of(train)
         budget = section.max_tokens_per_micro_batch
@@ -148,6 +155,7 @@ class Trainer:
             change = need_less_memory(self._state, largest, self._checkpoint_activations)
             self._say(f"the system killed the last process for lack of memory: {change}")
             self._save(replace=True)  # If it is killed again, the next process goes on from this change.
+        self._prepare_trunk()
         trackers = Trackers(self._accelerator, self._section, self._run)
         window = Window(self._state.window)
         if self._state.step == 0:
@@ -169,8 +177,12 @@ class Trainer:
                     self._save()
                 if stop.requested:
                     trackers.close()
+                    if self._trunk is not None:
+                        self._trunk.close()
                     raise self._stopped()
         trackers.close()
+        if self._trunk is not None:
+            self._trunk.remove()
         return TrainResult(
             self._state,
             self._total,
@@ -178,6 +190,7 @@ class Trainer:
             resumed_from,
             tuple(self._store.set_aside),
             tuple(self._health.findings()),
+            self._speedups,
         )
 
     def _train_step(self, window: Window) -> None:
@@ -226,13 +239,15 @@ class Trainer:
 
     def _accumulate(self, step: int) -> tuple[list[Batch], float]:
         """Computes the gradients of one step; returns its micro-batches and its (weighted) mean loss."""
-        batches = [self._collate([self._examples[index] for index in part]) for part in self._micro_batches(step)]
+        parts = self._micro_batches(step)
+        batches = [self._collate([self._examples[index] for index in part]) for part in parts]
         targets = sum(batch.target_weight for batch in batches) or 1.0
         loss_sum = 0.0
-        for number, batch in enumerate(batches):
+        for number, (part, batch) in enumerate(zip(parts, batches, strict=True)):
             seed_dropout(self._section.seed, step, number)
             action = passing(f"forward:{step + 1}")
-            loss = self._loss(batch, batch.weights_B) / targets
+            with self._frozen_layers("train", part, batch):
+                loss = self._loss(batch, batch.weights_B) / targets
             loss = loss * math.nan if action == "nan" else loss
             term = regularization_loss(self._model)
             self._accelerator.backward(loss if term is None else loss + term / len(batches))
@@ -247,6 +262,33 @@ class Trainer:
             max_examples=self._state.micro_batch_size,
             max_tokens=self._max_tokens,
         )
+
+    def _prepare_trunk(self) -> None:
+        """Computes what the layers below the adapter give ahead, where that pays. A resumed run does as it began."""
+        if self._state.uses_trunk is False:
+            self._speedups.add("Frozen layers", "in every step", "as when the run began")
+            return
+        self._trunk = prepare_trunk(
+            self._speedups,
+            self._model,
+            {"train": self._examples, "validation": self._validation},
+            self._section,
+            self._run,
+            self._accelerator,
+            passes=self._total / self._plan.steps_per_epoch,
+            fingerprint=self._state.fingerprint,
+            pad_token_id=self._pad_token_id,
+            tokens_at_once=self._max_tokens,
+        )
+        if self._state.uses_trunk and self._trunk is None:
+            self._say("the frozen layers' output can no longer be kept, so it is computed in every step from here on")
+        self._state.uses_trunk = self._trunk is not None
+
+    def _frozen_layers(self, split: str, indices: Sequence[int], batch: Batch) -> AbstractContextManager[None]:
+        """Within it, the model takes what the layers below the adapter give from disk, if it is there."""
+        if self._trunk is None:
+            return nullcontext()
+        return self._trunk.reading(split, indices, batch.input_ids_BT.shape[1])
 
     def _loss(self, batch: Batch, weights_B: torch.Tensor | None = None) -> torch.Tensor:
         with self._accelerator.autocast():
@@ -298,15 +340,15 @@ class Trainer:
         loss_sum, count = 0.0, 0
         with torch.no_grad():
             for part in track(parts, "Validating", len(parts), "batches"):
-                chunk = [self._validation[index] for index in part]
-                losses = in_halves(self._validation_losses, chunk, what="validating")
-                loss_sum += math.fsum(losses)
-                count += sum(example.target_count for example in chunk)
+                for loss, targets in in_halves(self._validation_losses, part, what="validating"):
+                    loss_sum, count = loss_sum + loss, count + targets
         return {"eval_loss": loss_sum / max(count, 1)}
 
-    def _validation_losses(self, examples: Sequence[TokenizedExample]) -> list[float]:
-        # The sum stands for all of them: `in_halves` wants one number an example.
-        return [self._loss(self._collate(examples)).item(), *[0.0] * (len(examples) - 1)]
+    def _validation_losses(self, indices: Sequence[int]) -> list[tuple[float, int]]:
+        """(summed loss, target tokens); the first stands for all, as `in_halves` wants one an example."""
+        batch = self._collate([self._validation[index] for index in indices])
+        with self._frozen_layers("validation", indices, batch):
+            return [(self._loss(batch).item(), batch.target_count), *[(0.0, 0)] * (len(indices) - 1)]
 
     def _judge(self, trackers: Trackers) -> bool:
         """Validates; whether this is the best loss so far. Sets `stopped_early` when patience has run out."""

@@ -1,0 +1,112 @@
+"""What makes training faster without changing its result: each part on where it is exact and pays, or off with why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from tunesmith.adapters.fast_lora import use_fast_layers
+from tunesmith.config import TrainSection
+from tunesmith.data.records import TokenizedExample
+from tunesmith.models.label_head import label_head
+from tunesmith.report import Table
+from tunesmith.runs import Run
+from tunesmith.training.frozen_trunk import FrozenTrunk
+
+FEWEST_PASSES = 1.25
+"""Passes over the data from which on it pays to compute the frozen layers' output ahead: that costs one."""
+
+
+@dataclass
+class Speedups:
+    """What was decided, for the report.
+
+    Args:
+        lines: (what, on or off or how many, why) in the order they were decided.
+    """
+
+    lines: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, what: str, state: str, why: str = "") -> None:
+        """Notes one decision; a later one about the same thing takes its place."""
+        self.lines = [line for line in self.lines if line[0] != what] + [(what, state, why)]
+
+    def table(self) -> Table:
+        """The decisions as a table of the report."""
+        return Table("How it was computed", ("part", "state", "why"), tuple(self.lines))
+
+
+def use_exact_layers(model: nn.Module, device: torch.device) -> Speedups:
+    """Puts the fast LoRA layers in place, and says how head and attention are computed."""
+    speedups = Speedups()
+    layers = use_fast_layers(model)
+    others = sum(count for _, count in layers.left)
+    state = f"fast in {layers.fast} of {layers.fast + others}" if layers.fast + others else "none"
+    speedups.add("LoRA layers", state, "; ".join(f"{count} by PEFT: {reason}" for reason, count in layers.left))
+    if label_head(model) is not None:
+        speedups.add("Logits", "in chunks, where there is a label")
+    else:
+        speedups.add("Logits", "by the model's own forward", "its head is not one that is known to be computed alike")
+    attention = str(getattr(getattr(model, "config", None), "_attn_implementation", None))
+    speedups.add("Attention", attention, f"on {device.type.upper()}, without a mask where none is needed")
+    return speedups
+
+
+def prepare_trunk(
+    speedups: Speedups,
+    model: nn.Module,
+    splits: Mapping[str, Sequence[TokenizedExample]],
+    section: TrainSection,
+    run: Run,
+    accelerator: Accelerator,
+    *,
+    passes: float,
+    fingerprint: Mapping[str, str],
+    pad_token_id: int,
+    tokens_at_once: int,
+) -> FrozenTrunk | None:
+    """The output of the layers below the adapter for every example, where that can be kept and pays.
+
+    Args:
+        speedups: what was decided is noted here.
+        model: PEFT around the model, as the accelerator prepared it.
+        splits: the examples of train and validation.
+        section: the recipe's train section.
+        run: its data folder holds the files.
+        accelerator: for its device and precision.
+        passes: passes over the training data that are planned.
+        fingerprint: digests of what the outputs depend on.
+        pad_token_id: any id.
+        tokens_at_once: most tokens of one forward pass.
+
+    Raises:
+        ModelError: there is not enough memory for a single example.
+    """
+    what = "Frozen layers"
+    if section.frozen_layers_cache_gb == 0:
+        reason = "train.frozen_layers_cache_gb is 0"
+    elif passes < FEWEST_PASSES:
+        reason = f"{passes:.2g} passes over the data are planned, and computing ahead costs one"
+    else:
+        trunk = FrozenTrunk.prepare(
+            model,
+            splits,
+            run.data_folder / "trunk",
+            fingerprint=fingerprint,
+            pad_token_id=pad_token_id,
+            autocast=accelerator.autocast,
+            device=accelerator.device,
+            limit_bytes=int(section.frozen_layers_cache_gb * 1e9),
+            tokens_at_once=tokens_at_once,
+        )
+        if isinstance(trunk, FrozenTrunk):
+            size = f"{trunk.byte_count / 1e9:.3g} GB"
+            speedups.add(what, "computed once", f"{trunk.depth} layers below the adapter; their output took {size}")
+            return trunk
+        reason = trunk
+    speedups.add(what, "in every step", reason)
+    return None
