@@ -60,7 +60,8 @@ def _gradients(output_BHTD: torch.Tensor, inputs: Tensors) -> Tensors:
 
 def _error(measured: torch.Tensor, true: torch.Tensor) -> float:
     """Norm of the difference, relative to that of the truth; absolute where the truth is zero, as dQ of one token."""
-    difference, size = float((measured.double() - true.double()).norm()), float(true.double().norm())
+    measured, true = measured.detach().double(), true.detach().double()
+    difference, size = float((measured - true).norm()), float(true.norm())
     return difference / size if size > 1e-6 else difference
 
 
@@ -267,9 +268,8 @@ def test_tensors_of_another_kind_reach_sdpa(sdpa_calls: list[int]) -> None:
     attention_forward(_layer(is_causal=False), query, key, value, None)
     attention_forward(_layer(), query[:, :, -1:], key, value, None)  # one query on a cache
     attention_forward(_layer(), query, key, value[..., :4], None)
-    attention_forward(_layer(), query[:0], key[:0], value[:0], None)
     attention_forward(_layer(), query.half(), key.half(), value.half(), None)
-    assert len(sdpa_calls) == 7
+    assert len(sdpa_calls) == 6
 
 
 def test_autocast_gives_what_sdpa_gives_under_it(sdpa_calls: list[int]) -> None:

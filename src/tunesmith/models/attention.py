@@ -186,30 +186,31 @@ def causal_attention_backward(
     dtype, exact = query_BHTD.dtype, logsumexp_BHT.dtype
     fast = dtype if _multiplies_fast(dtype) else exact
 
-    query_NRTD, key_NTD = query_BHTD.reshape(grouped), key_BGTD.reshape(-1, length, width)
-    scaled_query_NRTD, exact_key_NTD = query_NRTD.to(exact) * scale, key_NTD.to(exact)
-    output_grad_NRTD, value_NTD = output_grad_BHTD.reshape(grouped).to(exact), value_BGTD.reshape_as(key_NTD).to(exact)
-    delta_NRT1 = (output_grad_NRTD * output_BHTD.reshape(grouped)).sum(-1, keepdim=True)
-    logsumexp_NRT1 = logsumexp_BHT.reshape(*grouped[:3], 1)
-    query_NRTD, key_NTD = query_NRTD.to(fast), key_NTD.to(fast)
+    query_NRTD, output_grad_NRTD = query_BHTD.reshape(grouped), output_grad_BHTD.reshape(grouped)
+    key_NTD, value_NTD = key_BGTD.reshape(-1, length, width), value_BGTD.reshape(-1, length, width).to(exact)
+    # The scale goes into the small factors of S and dP: no pass over a large temporary, no second rounding at the end.
+    scaled_query_NRTD, scaled_grad_NRTD = query_NRTD.to(exact) * scale, output_grad_NRTD.to(exact) * scale
+    exact_key_NTD, logsumexp_NRT1 = key_NTD.to(exact), logsumexp_BHT.reshape(*grouped[:3], 1)
+    scaled_delta_NRT1 = (scaled_grad_NRTD * output_BHTD.reshape(grouped)).sum(-1, keepdim=True)
+    query_NRTD, key_NTD, output_grad_NRTD = (tensor.to(fast) for tensor in (query_NRTD, key_NTD, output_grad_NRTD))
 
     query_grad_NRTD = torch.empty(grouped, dtype=exact)
     key_grad_NTD, value_grad_NTD = (torch.zeros(key_NTD.shape, dtype=exact) for _ in range(2))
     for pairs, begin, end in _blocks(*grouped[:3], exact.itemsize):
         block, seen = (pairs, slice(None), slice(begin, end)), (pairs, slice(end))
-        query_NMD, output_grad_NMD = _rows(query_NRTD[block]), _rows(output_grad_NRTD[block])
-        scores_NMS = torch.bmm(_rows(scaled_query_NRTD[block]), exact_key_NTD[seen].mT)
-        probabilities_NMS = scores_NMS.sub_(_rows(logsumexp_NRT1[block])).exp_()
+        probabilities_NMS = torch.bmm(_rows(scaled_query_NRTD[block]), exact_key_NTD[seen].mT)
+        probabilities_NMS.sub_(_rows(logsumexp_NRT1[block])).exp_()
         _clear_future(probabilities_NMS, begin, end)
-        value_grad_NTD[seen] += torch.bmm(probabilities_NMS.to(fast).mT, output_grad_NMD.to(fast))
-        scores_grad_NMS = torch.bmm(output_grad_NMD, value_NTD[seen].mT)
-        scores_grad_NMS = scores_grad_NMS.sub_(_rows(delta_NRT1[block])).mul_(probabilities_NMS).to(fast)
+        value_grad_NTD[seen] += torch.bmm(probabilities_NMS.to(fast).mT, _rows(output_grad_NRTD[block]))
+        scores_grad_NMS = torch.bmm(_rows(scaled_grad_NRTD[block]), value_NTD[seen].mT)
+        scores_grad_NMS.sub_(_rows(scaled_delta_NRT1[block])).mul_(probabilities_NMS)
+        scores_grad_NMS = scores_grad_NMS.to(fast)  # s dS, for dQ and dK alike
         query_grad_NMD = torch.bmm(scores_grad_NMS, key_NTD[seen])
         query_grad_NRTD[block] = query_grad_NMD.view(-1, grouped[1], end - begin, width).to(exact)
-        key_grad_NTD[seen] += torch.bmm(scores_grad_NMS.mT, query_NMD)
+        key_grad_NTD[seen] += torch.bmm(scores_grad_NMS.mT, _rows(query_NRTD[block]))
     return (
-        query_grad_NRTD.mul_(scale).view(query_BHTD.shape).to(dtype),
-        key_grad_NTD.mul_(scale).view(key_BGTD.shape).to(dtype),
+        query_grad_NRTD.view(query_BHTD.shape).to(dtype),
+        key_grad_NTD.view(key_BGTD.shape).to(dtype),
         value_grad_NTD.view(value_BGTD.shape).to(dtype),
     )
 
