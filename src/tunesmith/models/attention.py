@@ -1,8 +1,9 @@
 """Causal attention for training on a CPU: torch's fused forward, and a backward by batched products of its own.
 
 torch's fused backward for the CPU works through small tiles, which costs much in bfloat16; in float32, on a processor
-without matrix units, it is about as fast as this one. This one rebuilds the probabilities from the logsumexp that the fused forward returns, as
-FlashAttention-2 does (Dao, arXiv 2307.08691, section 3.1), but in blocks wide enough for `torch.bmm`:
+without matrix units, it is about as fast as this one. This one rebuilds the probabilities from the logsumexp that the
+fused forward returns, as FlashAttention-2 does (Dao, arXiv 2307.08691, section 3.1), but in blocks wide enough for
+`torch.bmm`:
 
     P = exp(s Q K^T - L) under the causal mask    delta = rowsum(dO * O)
     dV = P^T dO    dP = dO V^T    dS = P * (dP - delta)    dQ = s dS K    dK = s dS^T Q
@@ -11,7 +12,7 @@ A block of query positions sees keys up to its own end only. The query heads tha
 product, so keys and values are never repeated, and their gradients sum over the group by themselves.
 
 Scores, probabilities, dP and delta are float32 (float64 for float64), and so are the products that give scores and dP
-from bfloat16 inputs: rounded to 8 bits, a score of 100 would put its probability off by a fifth, and dP - delta would
+from bfloat16 inputs: rounded to 8 bits, a score of 100 would put its probability off by up to a quarter, and dP - delta would
 not cancel. The other three products are bfloat16 where the processor has instructions for it, else float32, since
 torch's bfloat16 products are many times slower without.
 
