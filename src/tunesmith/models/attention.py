@@ -12,9 +12,9 @@ A block of query positions sees keys up to its own end only. The query heads tha
 product, so keys and values are never repeated, and their gradients sum over the group by themselves.
 
 Scores, probabilities, dP and delta are float32 (float64 for float64), and so are the products that give scores and dP
-from bfloat16 inputs: rounded to 8 bits, a score of 100 would put its probability off by up to a quarter, and dP - delta would
-not cancel. The other three products are bfloat16 where the processor has instructions for it, else float32, since
-torch's bfloat16 products are many times slower without.
+from bfloat16 inputs: rounded to 8 bits, a score of 100 would put its probability off by up to a quarter, and
+dP - delta would not cancel. The other three products are bfloat16 where the processor has instructions for it, else
+float32, since torch's bfloat16 products are many times slower without.
 
 `attention_forward` has the signature of transformers' attention functions. It takes over only what is computed here
 exactly, and gives all else to transformers' own function for sdpa.
