@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from transformers import FalconForCausalLM, Gemma2ForCausalLM, Gemma4ForCausalLM, LlamaForCausalLM
 
 from tunesmith.errors import ModelError
 from tunesmith.models import backend
@@ -153,9 +154,15 @@ def test_a_seed_fixes_every_generator() -> None:
     torch.set_rng_state(state)
 
 
-def test_attention_is_the_fused_one_where_the_class_can() -> None:
-    assert backend.attention_implementation(type("A", (), {"_supports_sdpa": True})) == "sdpa"
-    assert backend.attention_implementation(type("A", (), {"_supports_sdpa": False})) == "eager"
+def test_attention_is_ours_on_a_cpu_where_the_class_takes_it_by_name() -> None:
+    assert backend.attention_implementation(LlamaForCausalLM, CPU) == backend.CPU_ATTENTION
+    assert backend.attention_implementation(LlamaForCausalLM, torch.device("cuda")) == "sdpa"
+    assert backend.attention_implementation(Gemma2ForCausalLM, CPU) == "eager"
+
+
+@pytest.mark.parametrize("model_class", [FalconForCausalLM, Gemma4ForCausalLM, type("A", (), {"_supports_sdpa": True})])
+def test_a_class_that_asks_for_sdpa_by_name_gets_it(model_class: type) -> None:
+    assert backend.attention_implementation(model_class, CPU) == "sdpa"
 
 
 def test_the_description_names_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

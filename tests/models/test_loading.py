@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tests.models.folders import edit_json, sharded
 from tests.tiny import FAMILIES, tiny_model, tiny_model_folder
 from tunesmith.errors import ModelError, UnsafeWeightsError
+from tunesmith.models.backend import CPU_ATTENTION
 from tunesmith.models.folder import load_tokenizer
 from tunesmith.models.loading import load_model, parameter_count, weights_digest
 
@@ -43,10 +44,10 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path: Path, family: str) -> None
     assert model.config.use_cache
 
 
-def test_attention_is_the_fused_one_except_where_logits_are_capped(tmp_path: Path) -> None:
+def test_attention_is_ours_except_where_logits_are_capped(tmp_path: Path) -> None:
     llama = load_model(tiny_model_folder(tmp_path / "a", "llama"), precision="fp32", device=CPU)
     gemma2 = load_model(tiny_model_folder(tmp_path / "b", "gemma2"), precision="fp32", device=CPU)
-    assert llama.config._attn_implementation == "sdpa"
+    assert llama.config._attn_implementation == CPU_ATTENTION
     assert gemma2.config._attn_implementation == "eager"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import inspect
 import os
 import platform
 import random
@@ -29,6 +30,9 @@ BF16_CPU_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
 
 SHOWN_CPU_FEATURES = (*BF16_CPU_FEATURES, "avx512f", "avx2", "asimd")
 """The flags worth telling, the fastest first."""
+
+CPU_ATTENTION = "tunesmith_causal"
+"""The name under which `models/attention.py` is registered with transformers."""
 
 # glibc's malloc.h: parameter numbers and the values that keep large blocks within the process.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -79,12 +83,33 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     return _DTYPES[precision]
 
 
-def attention_implementation(model_class: type) -> Literal["sdpa", "eager"]:
-    """The attention to ask transformers for: PyTorch's fused one, unless the model's mathematics rules it out.
+def attention_implementation(model_class: type, device: torch.device) -> str:
+    """The attention to ask transformers for.
 
-    Gemma 2 caps the attention logits, which the fused function cannot; its class says so.
+    Args:
+        model_class: transformers' class of the model.
+        device: where the model will run.
+
+    Returns:
+        `CPU_ATTENTION` on a CPU, for classes that take attention functions by name; else "sdpa", PyTorch's fused one;
+        "eager" where the model's mathematics rules both out: Gemma 2 caps the attention logits, and its class says so.
     """
-    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+    if not getattr(model_class, "_supports_sdpa", False):
+        return "eager"
+    return CPU_ATTENTION if device.type == "cpu" and _takes_attention_by_name(model_class) else "sdpa"
+
+
+def _takes_attention_by_name(model_class: type) -> bool:
+    """Whether the class looks attention up in transformers' registry and treats no implementation apart.
+
+    Falcon has a table of its own, and Gemma 4 asks whether the name is "sdpa". No attribute tells; the source does, and
+    transformers itself reads it for the first of the two.
+    """
+    try:
+        source = inspect.getsource(sys.modules[model_class.__module__])
+    except (KeyError, OSError, TypeError):
+        return False
+    return "ALL_ATTENTION_FUNCTIONS.get_interface(" in source and '"sdpa"' not in source
 
 
 def micro_batch_tokens(device: torch.device) -> int:

@@ -16,6 +16,7 @@ import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.errors import ModelError
+from tunesmith.models.attention import register_attention
 from tunesmith.models.backend import (
     Precision,
     attention_implementation,
@@ -45,6 +46,7 @@ def load_model(folder: Path, *, precision: Precision, device: torch.device) -> P
         ModelError: the folder is no causal language model that can be read here, weights are missing or broken, or
             memory does not suffice.
     """
+    register_attention()
     config = read_config(folder)
     check_weights_safe(folder)
     read_generation_config(folder)  # transformers would take a broken one for none
@@ -54,7 +56,7 @@ def load_model(folder: Path, *, precision: Precision, device: torch.device) -> P
             model, loaded = auto_class.from_pretrained(
                 folder,
                 dtype=torch_dtype(precision),
-                attn_implementation=attention_implementation(_model_class(config["model_type"])),
+                attn_implementation=attention_implementation(_model_class(config["model_type"]), device),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
