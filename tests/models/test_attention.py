@@ -25,6 +25,12 @@ BLOCK = attention.BLOCK_POSITIONS
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
+@pytest.fixture(autouse=True)
+def _every_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formulas are the same for all, and float32 and float64 show more of them than bfloat16."""
+    monkeypatch.setattr(attention, "TAKEN_DTYPES", (torch.float32, torch.float64, torch.bfloat16))
+
+
 def _inputs(
     batch: int = 2,
     length: int = 5,
@@ -374,3 +380,18 @@ def test_registering_again_changes_nothing() -> None:
     register_attention()
     assert AttentionInterface()[CPU_ATTENTION] is attention_forward
     assert tiny_config("llama")._attn_implementation is None  # models made elsewhere keep transformers' choice
+
+
+def test_float32_is_left_to_torch_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    taken: list[torch.dtype] = []
+
+    def note(query_BHTD: torch.Tensor, *_: Any) -> tuple[torch.Tensor, None]:
+        taken.append(query_BHTD.dtype)
+        return query_BHTD, None
+
+    monkeypatch.setattr(attention, "causal_attention", note)
+    module = nn.Module()
+    for dtype in (torch.float32, torch.bfloat16):
+        attention_forward(module, *_inputs(dtype=dtype, key_heads=4), None, is_causal=True)
+    assert taken == [torch.bfloat16]

@@ -16,6 +16,7 @@ from tests.training.conftest import make_examples
 from tunesmith.adapters.targets import linear_modules
 from tunesmith.data.batching import collate, lengths_of
 from tunesmith.data.records import TokenizedExample
+from tunesmith.models.label_head import label_head
 from tunesmith.training import frozen_trunk as module
 from tunesmith.training import trunk_layers
 from tunesmith.training.accelerator import make_accelerator
@@ -42,6 +43,7 @@ def adapted(family: str = "llama", dtype: torch.dtype = torch.float32, **changes
     for name, value in peft.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(value, std=0.1)
+    label_head(peft)  # runs the whole model once, the first time
     return peft
 
 
