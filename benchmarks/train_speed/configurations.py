@@ -1,5 +1,6 @@
 """What is run: one row a configuration. A further option of a recipe is one more entry in a row's `settings`."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -55,7 +56,7 @@ class Configuration:
     @property
     def key(self) -> str:
         """Unique over all parts, and fit for a folder's name."""
-        return "-".join(f"{self.part} {self.tool} {self.name}".replace(",", "").split())
+        return "-".join(re.findall(r"\w+", f"{self.part} {self.tool} {self.name}"))
 
 
 SPEED_BATCHES = (4, 8, 16)

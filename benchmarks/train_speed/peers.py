@@ -93,7 +93,7 @@ def timed(trainer: Any) -> Steps:
     steps = Steps()
     inner: Callable[..., Any] = trainer.training_step
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             steps.tokens.append(0)
             self.started = time.monotonic()
