@@ -43,6 +43,28 @@ SCALE_HEADS = {
         "每行约 200 个 token，测试集 1,000 行，机器：{device}。",
     ),
 }
+TRAIN_HEADS = {
+    "en": (
+        "| tool | setting | tokens/s | quartiles | peak memory, GB |",
+        "SmolLM2-135M, LoRA with r = 16, the same examples; real tokens, padding does not count; median of at least "
+        "{steps} steps. {precision}, on: {device}.",
+        "These figures are of a smoke run and mean nothing.",
+    ),
+    "zh": (
+        "| 工具 | 设置 | token/秒 | 四分位区间 | 峰值内存，GB |",
+        "SmolLM2-135M，LoRA r = 16，各工具使用相同的样本；只计真实 token，不计填充；取不少于 {steps} 步的中位数。"
+        "{precision}，机器：{device}。",
+        "以上数字来自冒烟测试，没有参考意义。",
+    ),
+}
+TRAIN_TOOLS = {
+    ("speed", "article"): "Trainer + PEFT",
+    ("speed", "trl"): "TRL SFTTrainer",
+    ("speed", "tunesmith"): "Tunesmith",
+    ("last2", "peft"): "PEFT",
+    ("last2", "tunesmith"): "Tunesmith",
+}
+"""Rows of the table; of each the fastest run."""
 
 
 def main(run: Path, output: Path) -> None:
@@ -58,6 +80,7 @@ def main(run: Path, output: Path) -> None:
         text = _replace(text, "figures:faults", _fault_table(faults))
         text = _replace(text, "figures:truth", _truth_table(_result("check_truth"), language))
         text = _replace(text, "figures:scale", _scale_table(_result("check_scale"), language))
+        text = _replace(text, "figures:train", train_table(_result("train"), language))
         path.write_text(text, encoding="utf-8")
 
 
@@ -130,6 +153,24 @@ def _scale_table(scale: dict[str, Any], language: str) -> str:
         microseconds = size["microseconds_per_row"]
         rows.append(f"| {size['rows']:,} | {size['seconds']:.0f} | {microseconds:.0f} | {memory:.2f} | {disk:.2f} |")
     return "\n".join(rows) + "\n\n" + last.format(device=scale["machine"]["device"])
+
+
+def train_table(train: dict[str, Any], language: str) -> str:
+    """Each tool at its fastest setting, by what benchmarks/results/train.json holds."""
+    head, last, smoke = TRAIN_HEADS[language]
+    rows, steps = [head, "|---|---|---|---|---|"], []
+    for (part, tool), name in TRAIN_TOOLS.items():
+        runs = [one for one in train["results"] if (one["part"], one["tool"]) == (part, tool) and "failed" not in one]
+        if not runs:
+            continue
+        best = max(runs, key=lambda one: one["median_tokens_per_second"])
+        low, high = best["quartiles"]
+        rate, memory = best["median_tokens_per_second"], best["peak_bytes"] / 1e9
+        setting = best["name"] if part == "speed" else f"last:2, {best['name'].rpartition(', ')[2]}"
+        rows.append(f"| {name} | {setting} | {rate:.0f} | {low:.0f} to {high:.0f} | {memory:.1f} |")
+        steps.append(best["steady_steps"])
+    said = last.format(steps=min(steps, default=0), precision=train["precision"], device=train["machine"]["device"])
+    return "\n".join([*rows, "", f"{said} {smoke}" if train["quick"] else said])
 
 
 if __name__ == "__main__":

@@ -39,12 +39,14 @@ class Bench:
 
     Args:
         folder: for all files; the model of 1B shape is written there when it is first needed.
+        data: the rows.
         precision: of every configuration that names none.
         quick: whether this is a smoke run.
     """
 
-    def __init__(self, folder: Path, precision: str, *, quick: bool) -> None:
+    def __init__(self, folder: Path, data: Path, precision: str, *, quick: bool) -> None:
         self._folder = folder
+        self._data = data
         self._precision = precision
         self._layers = LAYERS_QUICK if quick else LAYERS_1B
         self._model_folder = resolve_model(ModelSection(name=MODEL))
@@ -72,10 +74,9 @@ class Bench:
         return folder
 
     def _rows(self, one: Configuration) -> list[examples.Row]:
-        path = examples.source()
         if one.model != ONE_BILLION:
-            return examples.first_rows(one.examples, path)
-        return examples.shortest(examples.first_rows(SHORTEST_OF, path), one.examples)
+            return examples.first_rows(one.examples, self._data)
+        return examples.shortest(examples.first_rows(SHORTEST_OF, self._data), one.examples)
 
 
 def say(line: str) -> None:
@@ -83,11 +84,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_all(chosen: list[Configuration], precision: str, *, quick: bool) -> list[Result]:
+def run_all(chosen: list[Configuration], data: Path, precision: str, *, quick: bool) -> list[Result]:
     """All results, in order."""
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), precision, quick=quick)
+        bench = Bench(Path(name), data, precision, quick=quick)
         for number, one in enumerate(chosen, 1):
             started = time.monotonic()
             results.append(bench.run(one))
@@ -116,6 +117,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run of some minutes; its figures mean nothing")
     parser.add_argument("--only", choices=PARTS, help="run one part; the results of the others are kept")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--data", type=Path, default=examples.default_source(), help="rows of a question and an answer")
     parser.add_argument("--output", type=Path, default=RESULTS, help=f"default: {RESULTS.name} in benchmarks/results")
     return parser.parse_args()
 
@@ -129,10 +131,10 @@ def main() -> int:
         "machine": {**describe_machine(), **packages},
         "precision": precision,
         "quick": chosen.quick,
-        "data": f"{examples.source().name}, rendered with the chat template of {MODEL}",
+        "data": f"{chosen.data.name}, rendered with the chat template of {MODEL}",
     }
     kept = others(chosen.output, outcome, parts)
-    measured = run_all(configurations(precision, parts, quick=chosen.quick), precision, quick=chosen.quick)
+    measured = run_all(configurations(precision, parts, quick=chosen.quick), chosen.data, precision, quick=chosen.quick)
     results = sorted([*kept, *measured], key=lambda one: PARTS.index(one["part"]))
     judged = verdicts(results)
     outcome |= {"results": results, "verdicts": [asdict(verdict) for verdict in judged]}

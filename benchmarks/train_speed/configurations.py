@@ -168,5 +168,6 @@ def configurations(precision: str, parts: tuple[str, ...], *, quick: bool) -> li
 def _shortened(one: Configuration) -> Configuration:
     """For a smoke run: three steps; the parts with epochs keep three of one or two steps."""
     if one.part.startswith("last2"):
-        return replace(one, batch=4, examples=8, warm=2, steady=4)
+        name = one.name.replace(f"batch {one.batch}", "batch 4")
+        return replace(one, name=name, batch=4, examples=8, warm=2, steady=4)
     return replace(one, warm=1, steady=2, examples=one.examples if one.part == "examples" else 3 * one.batch)

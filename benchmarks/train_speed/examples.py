@@ -3,6 +3,7 @@
 Peers get the token ids and labels that Tunesmith makes of a row, so all train on the same tokens.
 """
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -16,9 +17,6 @@ from tunesmith.models.folder import load_tokenizer
 ROOT = Path(__file__).parents[2]
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl"
 DEMO = ROOT / "data" / "orders" / "train.jsonl"
-
-ENDINGS = ("", " Show every step.", " Think first.", " Explain it briefly.", " Name the result at the end.")
-"""Appended to a prompt when the rows are used again, so that no two are equal."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +32,20 @@ class Row:
         return json.dumps({"messages": turns}, ensure_ascii=False)
 
 
-def source() -> Path:
+def default_source() -> Path:
     """GSM8K's training set where it is beside the checkout, else the demo's."""
     return GSM8K if GSM8K.is_file() else DEMO
 
 
 def first_rows(count: int, path: Path) -> list[Row]:
-    """The first `count` rows of `path`; where there are fewer, they begin again with another ending of the prompt.
-
-    Raises:
-        ValueError: more are wanted than the endings give.
-    """
+    """The first `count` rows of `path`; where there are fewer, they begin again with a number after the prompt."""
     rows = [_row(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if count > len(rows) * len(ENDINGS):
-        raise ValueError(f"{path.name} gives no more than {len(rows) * len(ENDINGS)} rows")
-    again = (Row(row.prompt + ending, row.answer) for ending in ENDINGS for row in rows)
-    return [row for row, _ in zip(again, range(count), strict=False)]
+    again = (
+        Row(f"{row.prompt} ({number})" if number else row.prompt, row.answer)
+        for number in itertools.count()
+        for row in rows
+    )
+    return list(itertools.islice(again, count))
 
 
 def _row(line: str) -> Row:

@@ -16,6 +16,8 @@ from typing import Any
 from benchmarks.train_speed.configurations import ALPHA, ARTICLE_DROPOUT, ARTICLE_LENGTH, LEARNING_RATE, RANK
 
 IGNORED_LABEL = -100
+LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""All linear layers by name: PEFT takes no choice of layers beside "all-linear"."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def run_peft(job: Job) -> Steps:
     layers = base.config.num_hidden_layers
     chosen = list(range(layers - int(job.settings["last"]), layers))
     config = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules="all-linear", layers_to_transform=chosen, task_type="CAUSAL_LM"
+        r=RANK, lora_alpha=ALPHA, target_modules=list(LLAMA_LINEAR), layers_to_transform=chosen, task_type="CAUSAL_LM"
     )
     model = get_peft_model(base, config).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0)
