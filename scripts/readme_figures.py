@@ -167,7 +167,7 @@ def train_table(train: dict[str, Any], language: str) -> str:
         low, high = best["quartiles"]
         rate, memory = best["median_tokens_per_second"], best["peak_bytes"] / 1e9
         setting = best["name"] if part == "speed" else f"last:2, {best['name'].rpartition(', ')[2]}"
-        rows.append(f"| {name} | {setting} | {rate:.0f} | {low:.0f} to {high:.0f} | {memory:.1f} |")
+        rows.append(f"| {name} | {setting} | {rate:.0f} | {low:.0f}–{high:.0f} | {memory:.1f} |")
         steps.append(best["steady_steps"])
     said = last.format(steps=min(steps, default=0), precision=train["precision"], device=train["machine"]["device"])
     return "\n".join([*rows, "", f"{said} {smoke}" if train["quick"] else said])

@@ -190,7 +190,7 @@ def test_the_page_and_the_readmes_show_every_tools_best_run_and_the_machine() ->
     assert "&lt;no memory&gt;" in page
     assert "not met" in page
     table = train_table(outcome(rows), "en")
-    assert "| TRL SFTTrainer | trl at 30 | 30 | 29 to 31 | 3.0 |" in table
+    assert "| TRL SFTTrainer | trl at 30 | 30 | 29–31 | 3.0 |" in table
     assert "trl at 20" not in table
     assert "CPU, 2 cores" in table
     assert "smoke" not in table
