@@ -159,15 +159,22 @@ def configurations(precision: str, parts: tuple[str, ...], *, quick: bool) -> li
     everything = [*speed(precision), *last_two(), *last_two_1b(), *example_counts(), *budgets()]
     chosen = [one for one in everything if one.part in parts]
     if quick:
-        chosen = [_shortened(one) for one in chosen if one.part not in ("speed", "budgets") or one.batch <= 4]
+        chosen = [_shortened(one) for one in chosen if _is_short(one)]
     if len({one.key for one in chosen}) != len(chosen):
         raise ValueError("two configurations have one name")
     return chosen
 
 
+def _is_short(one: Configuration) -> bool:
+    """Whether a smoke run keeps it."""
+    return one.part.startswith("last2") or (one.part == "examples" and one.examples <= 1_000) or one.batch <= 4
+
+
 def _shortened(one: Configuration) -> Configuration:
-    """For a smoke run: three steps; the parts with epochs keep three of one or two steps."""
+    """Three steps for a smoke run; the parts with epochs keep three, of two steps each."""
     if one.part.startswith("last2"):
         name = one.name.replace(f"batch {one.batch}", "batch 4")
         return replace(one, name=name, batch=4, examples=8, warm=2, steady=4)
-    return replace(one, warm=1, steady=2, examples=one.examples if one.part == "examples" else 3 * one.batch)
+    if one.part == "examples":
+        return replace(one, batch=4, warm=1, steady=2)
+    return replace(one, warm=1, steady=2, examples=(32 if "packed" in one.settings else 3) * one.batch)

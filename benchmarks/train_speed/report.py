@@ -37,7 +37,7 @@ COLUMNS = (
 def cells(one: Result) -> tuple[Any, ...]:
     """A result as a row of `COLUMNS`."""
     if "failed" in one:
-        return (TOOLS[one["tool"]], one["name"], one["precision"], "failed", one["failed"], *[None] * 5)
+        return (TOOLS[one["tool"]], one["name"], one["precision"], "failed", *[None] * 5, one["failed"])
     low, high = one["quartiles"]
     return (
         TOOLS[one["tool"]],
