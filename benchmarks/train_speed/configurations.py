@@ -167,7 +167,9 @@ def configurations(precision: str, parts: tuple[str, ...], *, quick: bool) -> li
 
 def _is_short(one: Configuration) -> bool:
     """Whether a smoke run keeps it."""
-    return one.part.startswith("last2") or (one.part == "examples" and one.examples <= 1_000) or one.batch <= 4
+    if one.part == "examples":
+        return one.examples <= 1_000
+    return one.part.startswith("last2") or one.batch == (1 if "packed" in one.settings else 4)
 
 
 def _shortened(one: Configuration) -> Configuration:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,13 +43,29 @@ class Place:
     precision: str
 
 
-def run_process(command: Sequence[str], log: Path) -> int:
-    """Runs `command` with its output in `log`; returns its peak memory in bytes.
+@dataclass(frozen=True)
+class Usage:
+    """What a process took, its children with it.
+
+    Args:
+        peak_bytes: most resident memory of one process.
+        cpu_seconds: of user and system; much less than cores times `wall_seconds` shows that others ran beside it.
+        wall_seconds: from start to end, imports and checks included.
+    """
+
+    peak_bytes: int
+    cpu_seconds: float
+    wall_seconds: float
+
+
+def run_process(command: Sequence[str], log: Path) -> Usage:
+    """Runs `command` with its output in `log`.
 
     Raises:
         FailedError: it ended with another code than 0, or had to be ended.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    started = time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=examples.ROOT)
     timer = threading.Timer(LONGEST_SECONDS, process.kill)
@@ -62,7 +79,8 @@ def run_process(command: Sequence[str], log: Path) -> int:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         raise FailedError(f"exit code {process.returncode}: {last[:300]}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Usage(peak, usage.ru_utime + usage.ru_stime, time.monotonic() - started)
 
 
 def measure(one: Configuration, place: Place) -> dict[str, Any]:
@@ -94,8 +112,8 @@ def _peer(one: Configuration, place: Place) -> dict[str, Any]:
     job_file = place.folder / "job.json"
     job_file.write_text(json.dumps(asdict(job)), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.train_speed.peers", str(job_file)]
-    peak = run_process(command, place.folder / "log.txt")
-    return {**json.loads(output.read_text(encoding="utf-8")), "peak_bytes": peak}
+    usage = run_process(command, place.folder / "log.txt")
+    return {**json.loads(output.read_text(encoding="utf-8")), **asdict(usage)}
 
 
 def _tunesmith(one: Configuration, place: Place) -> dict[str, Any]:
@@ -106,7 +124,7 @@ def _tunesmith(one: Configuration, place: Place) -> dict[str, Any]:
     recipe_file.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
     edits = [part for key, value in one.settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     command = [sys.executable, "-m", "tunesmith.cli", "train", str(recipe_file), "--run", str(run), *edits]
-    peak = run_process(command, place.folder / "log.txt")
+    usage = run_process(command, place.folder / "log.txt")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "tokens_per_second" in line]
     state = json.loads(max((run / "checkpoints").glob("step-*/state.json")).read_text(encoding="utf-8"))
@@ -116,7 +134,7 @@ def _tunesmith(one: Configuration, place: Place) -> dict[str, Any]:
         "all_tokens": state["tokens"],
         "all_seconds": state["seconds"],
         "events": [line["event"] for line in lines if "event" in line],
-        "peak_bytes": peak,
+        **asdict(usage),
     }
 
 
@@ -143,4 +161,4 @@ def imports_only_bytes(folder: Path) -> int:
     Raises:
         FailedError: it cannot be imported.
     """
-    return run_process([sys.executable, "-c", "import tunesmith.pipeline"], folder / "imports.txt")
+    return run_process([sys.executable, "-c", "import tunesmith.pipeline"], folder / "imports.txt").peak_bytes
