@@ -131,7 +131,7 @@ def main() -> int:
         "machine": {**describe_machine(), **packages},
         "precision": precision,
         "quick": chosen.quick,
-        "data": f"{chosen.data.name}, rendered with the chat template of {MODEL}",
+        "data": f"{chosen.data.parent.name}/{chosen.data.name}, rendered with the chat template of {MODEL}",
     }
     kept = others(chosen.output, outcome, parts)
     measured = run_all(configurations(precision, parts, quick=chosen.quick), chosen.data, precision, quick=chosen.quick)
