@@ -138,14 +138,17 @@ def example_counts() -> list[Configuration]:
 
 
 def budgets() -> list[Configuration]:
-    """Micro-batches of different numbers of tokens; where the recipe has no such key, examples stand for them."""
+    """The same steps in micro-batches of different numbers of tokens.
+
+    Where the recipe has no key for that, the examples of a step stand for it, and the steps differ.
+    """
     rows = []
     for budget in BUDGETS:
-        batch = budget // TOKENS_AN_EXAMPLE
-        settings: Settings = {f"train.{BUDGET_KEY}": budget} if BUDGET_KEY in TrainSection.model_fields else {}
+        has_key = BUDGET_KEY in TrainSection.model_fields
+        settings: Settings = {f"train.{BUDGET_KEY}": budget} if has_key else {}
+        batch = (max(BUDGETS) if has_key else budget) // TOKENS_AN_EXAMPLE
         steady = steps_at(batch)
-        name = f"{budget:,} tokens"
-        examples = (2 + steady) * batch
+        name, examples = f"{budget:,} tokens", (2 + steady) * batch
         rows.append(Configuration("budgets", "tunesmith", name, batch, examples, settings, steady=steady, x=budget))
     return rows
 
@@ -167,8 +170,8 @@ def configurations(precision: str, parts: tuple[str, ...], *, quick: bool) -> li
 
 def _is_short(one: Configuration) -> bool:
     """Whether a smoke run keeps it."""
-    if one.part == "examples":
-        return one.examples <= 1_000
+    if one.part in ("examples", "budgets"):
+        return one.x <= 1_024
     return one.part.startswith("last2") or one.batch == (1 if "packed" in one.settings else 4)
 
 
@@ -179,4 +182,6 @@ def _shortened(one: Configuration) -> Configuration:
         return replace(one, name=name, batch=4, examples=8, warm=2, steady=4)
     if one.part == "examples":
         return replace(one, batch=4, warm=1, steady=2)
+    if one.part == "budgets":
+        return replace(one, batch=4, warm=1, steady=2, examples=12)
     return replace(one, warm=1, steady=2, examples=(32 if "packed" in one.settings else 3) * one.batch)
