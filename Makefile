@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale lint format data clean
+.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale bench-train lint format data clean
 
 # In a folder of its own, from scratch each time: runs of yours, such as runs/demo, are never touched.
 demo: $(VENV)/.installed
@@ -33,6 +33,10 @@ bench-check-truth: $(VENV)/.installed-dev
 bench-check-scale: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.check_scale
 
+# Speed and memory of training beside TRL, PEFT and the article's recipe. QUICK=1 for a smoke run of some minutes.
+bench-train: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.train_speed $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,4 +65,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@ $(VENV)/.installed

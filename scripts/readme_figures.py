@@ -1,7 +1,8 @@
 """Puts real figures into the READMEs: from a finished demo run, its printed output, and benchmarks/results.
 
-Usage: python scripts/readme_figures.py RUN OUTPUT_FILE
-RUN is the demo's run folder, OUTPUT_FILE what `make demo` printed (standard output and error together).
+Usage: python scripts/readme_figures.py [RUN OUTPUT_FILE]
+RUN is the demo's run folder, OUTPUT_FILE what `make demo` printed (standard output and error together). Without them
+only the blocks that come from benchmarks/results are rewritten.
 """
 
 import json
@@ -43,21 +44,43 @@ SCALE_HEADS = {
         "每行约 200 个 token，测试集 1,000 行，机器：{device}。",
     ),
 }
+TRAIN_HEADS = {
+    "en": (
+        "| tool | setting | tokens/s | quartiles | peak memory, GB |",
+        "SmolLM2-135M, LoRA with r = 16, the same examples; real tokens, padding does not count; median of at least "
+        "{steps} steps. {precision}, on: {device}.",
+        "Not measured yet: benchmarks/results holds a smoke run, whose figures mean nothing.",
+    ),
+    "zh": (
+        "| 工具 | 设置 | token/秒 | 四分位区间 | 峰值内存，GB |",
+        "SmolLM2-135M，LoRA r = 16，各工具使用相同的样本；只计真实 token，不计填充；取不少于 {steps} 步的中位数。"
+        "{precision}，机器：{device}。",
+        "尚未正式测量：benchmarks/results 中目前只有冒烟测试，数字没有参考意义。",
+    ),
+}
+TRAIN_TOOLS = {
+    ("speed", "article"): "Trainer + PEFT",
+    ("speed", "trl"): "TRL SFTTrainer",
+    ("speed", "tunesmith"): "Tunesmith",
+    ("last2", "peft"): "PEFT",
+    ("last2", "tunesmith"): "Tunesmith",
+}
+"""Rows of the table; of each the fastest run."""
 
 
-def main(run: Path, output: Path) -> None:
-    """Rewrites the marked blocks of both READMEs."""
-    evaluation = _figures(run / "reports" / "evaluate.json")
-    training = _figures(run / "reports" / "train.json")
-    faults = _result("faults")
+def main(run: Path | None = None, output: Path | None = None) -> None:
+    """Rewrites the marked blocks of both READMEs; those of the demo only if its run is given."""
     for name, language in READMES.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")
-        text = _replace(text, "output:demo", f"```text\n{_shortened(output.read_text(encoding='utf-8'))}\n```")
-        text = _replace(text, "figures:demo", _table(evaluation, training, language))
-        text = _replace(text, "figures:faults", _fault_table(faults))
+        if run is not None and output is not None:
+            evaluation, training = (_figures(run / "reports" / f"{stage}.json") for stage in ("evaluate", "train"))
+            text = _replace(text, "output:demo", f"```text\n{_shortened(output.read_text(encoding='utf-8'))}\n```")
+            text = _replace(text, "figures:demo", _table(evaluation, training, language))
+        text = _replace(text, "figures:faults", _fault_table(_result("faults")))
         text = _replace(text, "figures:truth", _truth_table(_result("check_truth"), language))
         text = _replace(text, "figures:scale", _scale_table(_result("check_scale"), language))
+        text = _replace(text, "figures:train", train_table(_result("train"), language))
         path.write_text(text, encoding="utf-8")
 
 
@@ -132,5 +155,25 @@ def _scale_table(scale: dict[str, Any], language: str) -> str:
     return "\n".join(rows) + "\n\n" + last.format(device=scale["machine"]["device"])
 
 
+def train_table(train: dict[str, Any], language: str) -> str:
+    """Each tool at its fastest setting, by what benchmarks/results/train.json holds; no figure of a smoke run."""
+    head, last, smoke = TRAIN_HEADS[language]
+    if train["quick"]:
+        return smoke
+    rows, steps = [head, "|---|---|---|---|---|"], []
+    for (part, tool), name in TRAIN_TOOLS.items():
+        runs = [one for one in train["results"] if (one["part"], one["tool"]) == (part, tool) and "failed" not in one]
+        if not runs:
+            continue
+        best = max(runs, key=lambda one: one["median_tokens_per_second"])
+        low, high = best["quartiles"]
+        rate, memory = best["median_tokens_per_second"], best["peak_bytes"] / 1e9
+        setting = best["name"] if part == "speed" else f"last:2, {best['name'].rpartition(', ')[2]}"
+        rows.append(f"| {name} | {setting} | {rate:.0f} | {low:.0f}–{high:.0f} | {memory:.1f} |")
+        steps.append(best["steady_steps"])
+    said = last.format(steps=min(steps, default=0), precision=train["precision"], device=train["machine"]["device"])
+    return "\n".join([*rows, "", said])
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:3]))

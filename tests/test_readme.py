@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import yaml
 from pydantic import BaseModel
+from scripts.readme_figures import train_table
 
 import tunesmith
 from tunesmith import config
@@ -172,7 +173,9 @@ def test_both_readmes_say_the_same() -> None:
 
 def test_the_figures_are_real_ones() -> None:
     faults = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text(encoding="utf-8"))
-    for text in READMES.values():
+    train = json.loads((ROOT / "benchmarks" / "results" / "train.json").read_text(encoding="utf-8"))
+    for language, text in zip(("en", "zh"), READMES.values(), strict=True):
+        assert marked(text, "figures:train") == f"{train_table(train, language)}\n"
         assert "Exact match" in marked(text, "output:demo")
         assert "| Exact match |" in marked(text, "figures:demo")
         assert "near-duplicate" in marked(text, "figures:truth")
