@@ -1,0 +1,106 @@
+"""What makes training faster, through the trainer: on where it is exact and pays, told in the report, and the same result."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from tests.training.conftest import TrainerMaker, lora_model, make_examples
+from tests.training.test_trainer import digest, metrics
+from tunesmith.errors import StoppedError
+from tunesmith.training import trainer as trainer_module
+from tunesmith.training.speedups import Speedups
+
+SETTINGS = {"max_steps": 8, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 4, "eval_steps": 4,
+            "per_device_train_batch_size": 4}  # fmt: skip
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def top_layer_model(**changes: Any) -> PeftModel:
+    """LoRA on the upper of two layers."""
+    return lora_model(target_modules=LINEAR, layers_to_transform=[1], layers_pattern="layers", **changes)
+
+
+def line(speedups: Speedups, part: str) -> tuple[str, str]:
+    return next((state, why) for name, state, why in speedups.lines if name == part)
+
+
+def test_frozen_layers_computed_once_give_the_same_run(make_trainer: TrainerMaker, tmp_path: Path) -> None:
+    results, models = {}, {}
+    for folder, cache in (("once", 20.0), ("each", 0.0)):
+        models[folder] = top_layer_model()
+        results[folder] = make_trainer(
+            make_examples(16), make_examples(5, seed=3), model=models[folder], folder=folder,
+            frozen_layers_cache_gb=cache, **SETTINGS,
+        ).train()  # fmt: skip
+    assert line(results["once"].speedups, "Frozen layers")[0] == "computed once"
+    assert line(results["each"].speedups, "Frozen layers") == ("in every step", "train.frozen_layers_cache_gb is 0")
+    for key in ("loss", "eval_loss", "grad_norm"):
+        assert metrics(tmp_path / "once", key) == pytest.approx(metrics(tmp_path / "each", key), rel=1e-4), key
+    for ours, theirs in zip(models["once"].parameters(), models["each"].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    assert not list((tmp_path / "once" / "data" / "trunk").glob("*")), "removed when the run is done"
+
+
+def test_a_stopped_run_with_frozen_layers_ends_with_the_same_bytes(
+    make_trainer: TrainerMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, resumed = top_layer_model(), top_layer_model()
+    make_trainer(make_examples(16), model=undisturbed, folder="a", **SETTINGS).train()
+    stopping = make_trainer(make_examples(16), model=top_layer_model(), folder="b", **SETTINGS)
+    learning_rate_at = trainer_module.learning_rate_at
+
+    def stop_in_step_6(step: int, *args: Any, **kwargs: Any) -> float:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate_at(step, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module, "learning_rate_at", stop_in_step_6)
+    with pytest.raises(StoppedError, match="step 6 of 8"):
+        stopping.train()
+    monkeypatch.undo()
+    assert list((tmp_path / "b" / "data" / "trunk").glob("*")), "kept for the next process"
+    result = make_trainer(make_examples(16), model=resumed, folder="b", **SETTINGS).train()
+    assert (result.resumed_from, line(result.speedups, "Frozen layers")[0]) == (6, "computed once")
+    assert digest(resumed) == digest(undisturbed)
+
+
+def test_a_run_that_began_without_goes_on_without(make_trainer: TrainerMaker) -> None:
+    make_trainer(make_examples(16), model=top_layer_model(), frozen_layers_cache_gb=0.0, **SETTINGS).train()
+    longer = {**SETTINGS, "max_steps": 12}
+    result = make_trainer(make_examples(16), model=top_layer_model(), **longer).train()
+    assert result.resumed_from == 8
+    assert line(result.speedups, "Frozen layers") == ("in every step", "as when the run began")
+
+
+def test_one_pass_over_the_data_does_not_compute_ahead(make_trainer: TrainerMaker) -> None:
+    result = make_trainer(make_examples(32), model=top_layer_model(), **SETTINGS).train()
+    assert "1 passes" in line(result.speedups, "Frozen layers")[1]
+
+
+def test_the_report_says_how_layers_and_logits_are_computed(make_trainer: TrainerMaker) -> None:
+    fast = make_trainer(make_examples(4), max_steps=1).train().speedups
+    assert line(fast, "LoRA layers") == ("fast in 14 of 14", "")
+    assert line(fast, "Logits")[0] == "in chunks, where there is a label"
+    assert "no layer" in line(fast, "Frozen layers")[1] or "passes" in line(fast, "Frozen layers")[1]
+    dora = make_trainer(make_examples(4), model=lora_model(use_dora=True), folder="dora", max_steps=1).train().speedups
+    assert line(dora, "LoRA layers") == ("fast in 0 of 14", "14 by PEFT: Dora")
+    assert dora.table().rows == tuple(dora.lines)
+
+
+def test_a_budget_of_tokens_changes_micro_batches_and_not_the_run(make_trainer: TrainerMaker, tmp_path: Path) -> None:
+    whole, divided = lora_model(), lora_model()
+    settings = {**SETTINGS, "per_device_train_batch_size": 8}
+    make_trainer(make_examples(24), model=whole, folder="whole", **settings).train()
+    small = make_trainer(make_examples(24), model=divided, folder="small", max_tokens_per_micro_batch=40, **settings)
+    parts = small._micro_batches(0)
+    assert len(parts) > 2
+    assert sorted(index for part in parts for index in part) == sorted(i for p in small._plan.step(0) for i in p)
+    small.train()
+    assert metrics(tmp_path / "whole", "loss") == pytest.approx(metrics(tmp_path / "small", "loss"), abs=1e-4)
+    for ours, theirs in zip(whole.parameters(), divided.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
