@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -77,6 +78,8 @@ def why_not(layer: LoraLayer) -> str | None:
     base = layer.base_layer
     if type(layer) not in (LoraLinear, FastLoraLinear):
         return f"a layer of PEFT's class {type(layer).__name__}"
+    if isinstance(base, BaseTunerLayer):
+        return "around another adapter's layer"
     if type(base) is not nn.Linear or not base.weight.is_floating_point():
         return f"its base is a {type(base).__name__}"
     if layer.fan_in_fan_out:
