@@ -40,7 +40,7 @@ def _one_thread() -> Iterator[None]:
 def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each call that took the fast path: its rank."""
     calls: list[int] = []
-    apply = fast_lora._LoraProduct.apply
+    apply: Callable[..., Any] = fast_lora._LoraProduct.apply
 
     def counted(*args: Any) -> Any:
         calls.append(args[3].shape[0])
@@ -473,7 +473,7 @@ def test_any_layout_of_x_with_and_without_a_gradient(
         result = layer_figures(layer, arrange(x_NI))
         assert (x_NI.grad is not None) == wants_gradient
         results.append(result if x_NI.grad is None else {**result, "x": x_NI.grad})
-    assert_near(*results, 1e-5)
+    assert_near(results[0], results[1], 1e-5)
     assert results[0]["y"].shape == results[1]["y"].shape
     assert len(products) == 1
 
