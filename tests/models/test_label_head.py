@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny import FAMILIES, VOCABULARY_SIZE, tiny_model
@@ -101,8 +102,7 @@ def test_loss_and_gradients_are_those_of_all_logits_in_float64(
     targets_N = targets(count)
     weights_N = None
     if weights is not None:
-        scale = {"some zero": 2.0, "all zero": 0.0, "large and small": 1.0}[weights]
-        weights_N = scale * random(count, seed=3).relu()
+        weights_N = random(count, seed=3).relu() * (weights != "all zero")
         if weights == "large and small":
             weights_N = torch.exp(3 * random(count, seed=3))
     loss = head_alone(linear, rule).summed_loss(hidden_NH, targets_N, weights_N)
@@ -114,7 +114,9 @@ def test_loss_and_gradients_are_those_of_all_logits_in_float64(
     assert loss.item() == pytest.approx(exact.item(), rel=1e-6, abs=1e-6)
     (expected_NH,) = torch.autograd.grad(0.25 * exact, exact_NH)
     assert hidden_NH.grad is not None
-    torch.testing.assert_close(hidden_NH.grad.double(), expected_NH, atol=2e-6, rtol=2e-5)
+    # Where a probability is nearly 1, p - 1 keeps float32's absolute error, which weight and factor multiply.
+    scale = max(1.0, factor) * (1.0 if weights_N is None else max([1.0, *weights_N.tolist()]))
+    torch.testing.assert_close(hidden_NH.grad.double(), expected_NH, atol=2e-6 * scale, rtol=2e-5)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -167,7 +169,7 @@ class LargestOutput(TorchDispatchMode):
     """The most elements that any operation gave out, and the names of all operations."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numel = 0
         self.names: list[str] = []
 
@@ -256,8 +258,8 @@ def test_the_sum_over_a_large_vocabulary_is_nearer_to_float64_than_torchs_own(tr
     loss.backward()
     assert hidden_NH.grad is not None
     assert exact_NH.grad is not None
-    assert abs(loss.item() - exact.item()) / count < 3e-6
-    assert relative_error(hidden_NH.grad, exact_NH.grad) < 3e-6
+    assert abs(loss.item() - exact.item()) / count < 2e-6
+    assert relative_error(hidden_NH.grad, exact_NH.grad) < 2e-6
 
 
 def test_two_calls_give_the_same_bytes() -> None:
@@ -390,12 +392,16 @@ def test_adapters_and_heads_that_train(
         pytest.skip("PEFT asks for the embeddings to be saved too")
     model = with_lora(tiny_model(tie_word_embeddings=tied), **settings)
     chunks: list[int] = []
-    checkpoint = module.checkpoint
-    monkeypatch.setattr(module, "checkpoint", lambda *a, **k: (chunks.append(1), checkpoint(*a, **k))[1])
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        chunks.append(len(args[1]))
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr(module, "checkpoint", counted)
     gradients = assert_agrees(model)
     assert any(trained in name for name in gradients)
     by_chunks = not frozen_linear or (tied and "trainable_token_indices" in settings)
-    assert len(chunks) == (3 if by_chunks else 0)
+    assert chunks == ([16, 16, 8] if by_chunks else [])
 
 
 def test_a_full_head_that_trains() -> None:
