@@ -225,20 +225,26 @@ def test_small_probabilities_survive_float16_and_large_weights_do_not_overflow()
         assert relative_error(ours_NH.grad, exact_NH.grad) < 5e-3
 
 
-def test_the_many_small_probabilities_together_are_not_lost_in_float16() -> None:
-    """A gradient made by them alone: all of the tail points one way, and each probability is below 6e-8."""
+@pytest.mark.parametrize("base", [torch.float16, torch.float32])
+def test_the_many_small_probabilities_together_are_not_lost_in_float16(base: torch.dtype) -> None:
+    """A gradient made by them alone: all of the tail points one way, and each probability is below 6e-8.
+
+    Float16 is what the products are computed in, by the weights' dtype or by autocast.
+    """
     vocabulary, width = 20_000, 4
     linear = nn.Linear(width, vocabulary, bias=True).requires_grad_(False)
     linear.weight.zero_()
     linear.weight[1:, 0] = 1.0
     linear.bias.zero_()
     linear.bias[0] = 17.5
-    half: nn.Linear = linear.half()
-    hidden_NH = torch.zeros(3, width, dtype=torch.float16, requires_grad=True)
+    linear = linear.to(base)
+    hidden_NH = torch.zeros(3, width, dtype=base, requires_grad=True)
     targets_N = torch.zeros(3, dtype=torch.long)
-    head_alone(half).summed_loss(hidden_NH, targets_N).backward()
+    with torch.autocast("cpu", dtype=torch.float16, enabled=base == torch.float32):
+        loss = head_alone(linear).summed_loss(hidden_NH, targets_N)
+    loss.backward()
     exact_NH = torch.zeros(3, width, dtype=torch.float64, requires_grad=True)
-    naive_loss(half, LogitRule(), exact_NH, targets_N, None).backward()
+    naive_loss(linear, LogitRule(), exact_NH, targets_N, None).backward()
     assert hidden_NH.grad is not None
     assert exact_NH.grad is not None
     assert 1e-4 < float(exact_NH.grad[0, 0]) < 1e-3

@@ -2,8 +2,8 @@
 
 The logits of all tokens, [tokens, vocabulary], are the largest tensor of a small model's training step, and most of
 them are never looked at: prompts and padding carry no label. Here the decoder's hidden states are taken at the labelled
-positions only, and the head is applied to a chunk of those rows at a time, so that no more than `CHUNK_BYTES` of
-logits exist at once. With a frozen head the gradient for the hidden states is computed while the chunk's logits are at
+positions only, and the head is applied to a chunk of those rows at a time, so that no tensor of logits is larger
+than `CHUNK_BYTES`. With a frozen head the gradient for the hidden states is computed while the chunk's logits are at
 hand, so the logits are computed once and nothing of them is kept. A head that trains, or carries an adapter, is
 computed by chunks under activation checkpointing.
 
@@ -28,8 +28,8 @@ from torch.utils.checkpoint import checkpoint
 from tunesmith.models.hooks import is_hooked
 
 CHUNK_BYTES = 1 << 27
-"""Most bytes of float32 logits that exist at once. Every chunk reads the head's weights anew: 32 MB take 1.25 times as
-long on SmolLM2's head, 256 MB no less."""
+"""Most bytes of a chunk's float32 logits; two or three tensors of that size exist at once. Every chunk reads the
+head's weights anew: 32 MB take 1.25 times as long on SmolLM2's head, 256 MB no less."""
 
 _HALF_SCALE = 1024.0
 """Probabilities are multiplied by this where they pass through float16, whose smallest step is 6e-8."""
