@@ -3,16 +3,20 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.tiny import tiny_model
+from tests.tiny import FAMILIES, tiny_model
 from tests.training.conftest import TrainerMaker, lora_model, make_examples
 from tests.training.test_trainer import digest, metrics
-from tunesmith.data.batching import collate
-from tunesmith.data.records import TokenizedExample
+from tunesmith.data.batching import Batch, collate
+from tunesmith.data.records import IGNORED_LABEL, TokenizedExample
+from tunesmith.models import label_head as label_head_module
+from tunesmith.models.label_head import label_head
+from tunesmith.training import loss as loss_module
 from tunesmith.training.loss import summed_loss
 
 WEIGHTS = (1.0, 0.25, 3.0, 1.0, 1.0, 0.001, 0.5, 1.0)
@@ -140,3 +144,72 @@ def test_a_loss_is_unweighted_unless_weights_are_given() -> None:
         assert summed_loss(model, batch) == summed_loss(model, plain)
         assert summed_loss(model, batch, batch.weights_B) != summed_loss(model, plain)
         assert summed_loss(model, plain, torch.ones(8)) == pytest.approx(summed_loss(model, plain))
+
+
+def by_head_and_by_forward(model: torch.nn.Module, batch: Batch, weights: bool) -> list[dict[str, torch.Tensor]]:
+    """Loss and gradients, once through `label_head` and once through the model's own `forward`."""
+    results = []
+    for way in ("head", "forward"):
+        assert label_head(model) is not None
+        with pytest.MonkeyPatch.context() as patch:
+            if way == "forward":
+                patch.setattr(loss_module, "label_head", lambda _model: None)
+            model.zero_grad()
+            loss = summed_loss(model, batch, batch.weights_B if weights else None)
+            loss.backward()
+            assert (loss.dtype, loss.shape) == (torch.float32, ())
+            results.append({"loss": loss.detach(), **{name: g.clone() for name, g in gradients(model).items()}})
+    return results
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_where_a_label_is_gives_what_the_models_own_forward_gives(
+    family: str, weights: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_head_module, "CHUNK_BYTES", 1)
+    batch = collate(weighted_examples(), pad_token_id=0)
+    assert int((batch.labels_BT != IGNORED_LABEL).sum()) > 3 * 16, "several chunks"
+    ours, theirs = by_head_and_by_forward(tiny_model(family), batch, weights)
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=2e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("modules_to_save", [None, ["lm_head"]])
+def test_a_batch_without_a_label_has_a_loss_of_zero_and_a_graph(modules_to_save: list[str] | None) -> None:
+    """As a rank without work has in a last, short step. The first token is never a target."""
+    model = lora_model(target_modules=["q_proj"], modules_to_save=modules_to_save)
+    examples = [replace(example, labels=(5, *[IGNORED_LABEL] * (len(example.input_ids) - 1)))
+                for example in make_examples(3)]  # fmt: skip
+    batch = collate(examples, pad_token_id=0)
+    for result in by_head_and_by_forward(model, batch, weights=False):
+        assert not any(tensor.any() for tensor in result.values())
+
+
+def test_a_model_that_changes_its_logits_is_left_to_its_own_forward() -> None:
+    model = tiny_model()
+    batch = collate(weighted_examples(), pad_token_id=0)
+    plain = summed_loss(model, batch).item()
+
+    def halved(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+        output.logits = output.logits / 2
+        return output
+
+    changed = tiny_model()
+    changed.register_forward_hook(halved)
+    expected = sum(loss_alone(changed, example).item() for example in weighted_examples())
+    assert summed_loss(changed, batch).item() == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - plain) > 1
+
+
+def test_no_logits_are_computed_where_there_is_no_label() -> None:
+    model: Any = tiny_model()
+    label_head(model)
+    rows: list[int] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[0]))
+    batch = collate(weighted_examples(), pad_token_id=0)
+    with torch.no_grad():
+        summed_loss(model, batch)
+    assert sum(rows) == int((batch.labels_BT[:, 1:] != IGNORED_LABEL).sum())

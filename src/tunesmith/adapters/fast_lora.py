@@ -20,7 +20,11 @@ from typing import Any, cast
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from tunesmith.models.hooks import is_hooked
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,13 @@ def use_fast_layers(model: nn.Module) -> FastLayers:
         if not isinstance(module, LoraLayer):
             continue
         reason = why_not(module)
+        # Only `forward` differs: parameters, names and every other method stay PEFT's.
         if reason is None:
-            # Only `forward` differs: parameters, names and every other method stay PEFT's.
             module.__class__ = FastLoraLinear
             fast += 1
         else:
+            if type(module) is FastLoraLinear:  # an adapter or a hook came since
+                module.__class__ = LoraLinear
             left[reason] += 1
     return FastLayers(fast, tuple(left.most_common()))
 
@@ -68,11 +74,12 @@ def use_peft_layers(model: nn.Module) -> None:
 
 def why_not(layer: LoraLayer) -> str | None:
     """Why `layer` cannot be a `FastLoraLinear`, or None where it can."""
-    if type(layer) is FastLoraLinear:
-        return None
-    base = layer.get_base_layer()
-    if type(layer) is not LoraLinear:
+    # Not `get_base_layer`, which goes down through layers of other tuners.
+    base = layer.base_layer
+    if type(layer) not in (LoraLinear, FastLoraLinear):
         return f"a layer of PEFT's class {type(layer).__name__}"
+    if isinstance(base, BaseTunerLayer):
+        return "around another adapter's layer"
     if type(base) is not nn.Linear or not base.weight.is_floating_point():
         return f"its base is a {type(base).__name__}"
     if layer.fan_in_fan_out:
@@ -80,12 +87,14 @@ def why_not(layer: LoraLayer) -> str | None:
     if base.weight.requires_grad:
         return "its base weight trains"
     if len(layer.lora_A) != 1:
-        return "several adapters"
+        return "several adapters" if layer.lora_A else "no adapter"
     name = next(iter(layer.lora_A))
     if name in layer.lora_variant:
         return _variant_name(layer, name)
     if not isinstance(layer.lora_dropout[name], nn.Identity):
         return "dropout"
+    if any(map(is_hooked, (base, layer.lora_A[name], layer.lora_B[name]))):
+        return "hooks"
     return None
 
 
@@ -105,11 +114,14 @@ class FastLoraLinear(LoraLinear):  # type: ignore[misc]  # PEFT has no types
         if args or kwargs or name is None or self.merged or self.disable_adapters:
             return cast(Tensor, super().forward(x, *args, **kwargs))
         weight_OI, base_bias_O = self.base_layer.weight, self.base_layer.bias
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        a_RI, b_layer = self.lora_A[name].weight, self.lora_B[name]
-        mixes_dtypes = not torch.is_autocast_enabled(x.device.type) and a_RI.dtype != x.dtype
-        if mixes_dtypes or weight_OI.dtype != dtype or not x.is_floating_point():
-            return cast(Tensor, super().forward(x, *args, **kwargs))
+        a_layer, b_layer = self.lora_A[name], self.lora_B[name]
+        a_RI = a_layer.weight
+        casts = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
+        mixes_dtypes = weight_OI.dtype != dtype or not (casts or a_RI.dtype == b_layer.weight.dtype == dtype)
+        hooked = is_hooked(self.base_layer) or is_hooked(a_layer) or is_hooked(b_layer)
+        if mixes_dtypes or hooked or weight_OI.requires_grad or not x.is_floating_point():
+            return cast(Tensor, super().forward(x))
         scaling = float(self.scaling[name])
         bias_O = base_bias_O
         if b_layer.bias is not None:
@@ -155,6 +167,7 @@ class _LoraProduct(torch.autograd.Function):
         return y_NO
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g_NO,) = gradients
         x_NI, weight_OI, a_RI, b_OR, u_NR = ctx.saved_tensors

@@ -2,8 +2,8 @@
 
 The logits of all tokens, [tokens, vocabulary], are the largest tensor of a small model's training step, and most of
 them are never looked at: prompts and padding carry no label. Here the decoder's hidden states are taken at the labelled
-positions only, and the head is applied to a chunk of those rows at a time, so that no more than `CHUNK_BYTES` of
-logits exist at once. With a frozen head the gradient for the hidden states is computed while the chunk's logits are at
+positions only, and the head is applied to a chunk of those rows at a time, so that no tensor of logits is larger
+than `CHUNK_BYTES`. With a frozen head the gradient for the hidden states is computed while the chunk's logits are at
 hand, so the logits are computed once and nothing of them is kept. A head that trains, or carries an adapter, is
 computed by chunks under activation checkpointing.
 
@@ -22,11 +22,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.models.hooks import is_hooked
+
 CHUNK_BYTES = 1 << 27
-"""Most bytes of float32 logits that exist at once. Every chunk reads the head's weights anew: 32 MB take 1.25 times as
-long on SmolLM2's head, 256 MB no less."""
+"""Most bytes of a chunk's float32 logits; two or three tensors of that size exist at once. Every chunk reads the
+head's weights anew: 32 MB take 1.25 times as long on SmolLM2's head, 256 MB no less."""
 
 _HALF_SCALE = 1024.0
 """Probabilities are multiplied by this where they pass through float16, whose smallest step is 6e-8."""
@@ -100,7 +103,8 @@ class LabelHead:
             apply: Callable[..., Tensor] = _SummedLoss.apply
             return apply(hidden_NH, head.weight, head.bias, targets_N, weights_N, self._rule, rows)
         total = hidden_NH.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(targets_N), rows):
+        # Without any row there is one empty chunk, for the graph of a backward pass.
+        for start in range(0, max(1, len(targets_N)), rows):
             chunk = slice(start, start + rows)
             losses_C = checkpoint(self._losses, hidden_NH[chunk], targets_N[chunk], use_reentrant=False)
             total = total + (losses_C if weights_N is None else losses_C * weights_N[chunk]).sum()
@@ -114,8 +118,9 @@ class LabelHead:
         return torch.cat([self._losses(hidden_CH, targets_C) for hidden_CH, targets_C in chunks])
 
     def _losses(self, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
-        logits_CV = self._rule.apply(self.module(hidden_CH)).float()
-        return nn.functional.cross_entropy(logits_CV, targets_C, reduction="none")
+        # torch's float32 cross_entropy on a CPU is off by 1e-5 nats and more for a large vocabulary.
+        logits_CV = self._rule.apply(self.module(hidden_CH).float())
+        return logits_CV.logsumexp(dim=1) - logits_CV.gather(1, targets_C[:, None]).squeeze(1)
 
 
 def chunk_rows(head: nn.Module) -> int:
@@ -131,47 +136,64 @@ def label_head(model: nn.Module) -> LabelHead | None:
     Args:
         model: a causal language model of transformers, or PEFT around one.
     """
-    if model not in _KNOWN:
-        _KNOWN[model] = _probe(model)
-    return _KNOWN[model]
+    if model not in _RULES:
+        _RULES[model] = _probe(model)
+    rule = _RULES[model]
+    return None if rule is None else LabelHead(_causal(model), rule)
 
 
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, LabelHead | None] = weakref.WeakKeyDictionary()
+# Rules only: a `LabelHead` here would keep its model, the key, alive for ever.
+_RULES: weakref.WeakKeyDictionary[nn.Module, LogitRule | None] = weakref.WeakKeyDictionary()
 
 
-def _probe(model: nn.Module) -> LabelHead | None:
+def _causal(model: nn.Module) -> Any:
+    """The model of transformers itself, out of PEFT's."""
     wrapped = cast(Any, model)
+    return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+
+
+def _probe(model: nn.Module) -> LogitRule | None:
+    wrapped, causal = cast(Any, model), _causal(model)
     # Prompt learning and activated LoRA look at the token ids in PEFT's own forward.
     for config in getattr(wrapped, "peft_config", {}).values():
         if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
             return None
-    causal = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     prefix = getattr(causal, "base_model_prefix", "")
     if not prefix or not hasattr(causal, prefix) or causal.get_output_embeddings() is None:
         return None
-    head = LabelHead(causal, LogitRule.of(causal.config.get_text_config(decoder=True)))
-    embeddings = causal.get_input_embeddings().weight
-    input_ids_1T = torch.arange(_PROBED_TOKENS, device=embeddings.device)[None] % embeddings.shape[0]
-    was_training = model.training
+    rule = LogitRule.of(causal.config.get_text_config(decoder=True))
+    head = LabelHead(causal, rule)
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
+        embeddings_VH = causal.get_input_embeddings().weight
+        input_ids_1T = torch.arange(_PROBED_TOKENS, device=embeddings_VH.device)[None] % embeddings_VH.shape[0]
         with torch.no_grad():
-            hidden_TH = head.hidden(input_ids_1T)[0]
-            ours_TV = head._rule.apply(head.module(hidden_TH)).float()
-            theirs_TV = causal(input_ids=input_ids_1T, use_cache=False).logits[0].float()
-    except (AttributeError, TypeError):  # a decoder that is called otherwise
+            ours_1TV = rule.apply(head.module(head.hidden(input_ids_1T))).float()
+            theirs_1TV = wrapped(input_ids=input_ids_1T, use_cache=False).logits.float()
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        # A decoder that is called otherwise; what is truly wrong shows when the model runs its own `forward`.
         return None
     finally:
-        model.train(was_training)
-    if ours_TV.shape != theirs_TV.shape:
+        for module, training in modes.items():
+            module.training = training
+    if ours_1TV.shape != theirs_1TV.shape:
         return None
-    tolerance = _TOLERANCE.get(embeddings.dtype, 1e-5) * max(float(theirs_TV.abs().max()), 1e-6)
-    return head if float((ours_TV - theirs_TV).abs().max()) <= tolerance else None
+    tolerance = _TOLERANCE.get(embeddings_VH.dtype, 1e-5) * max(float(theirs_1TV.abs().max()), 1e-6)
+    return rule if float((ours_1TV - theirs_1TV).abs().max()) <= tolerance else None
 
 
 def _is_frozen_linear(head: nn.Module) -> bool:
     trains = any(parameter.requires_grad for parameter in head.parameters())
-    return type(head) is nn.Linear and head.weight.is_floating_point() and not trains
+    return type(head) is nn.Linear and head.weight.is_floating_point() and not trains and not is_hooked(head)
+
+
+def _product_dtype(weight_VH: Tensor) -> torch.dtype:
+    """The dtype that a product with the head's weight is computed in."""
+    device = weight_VH.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VH.dtype
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -189,7 +211,7 @@ class _SummedLoss(torch.autograd.Function):
         rows: int,
     ) -> Tensor:
         wants_gradient = ctx.needs_input_grad[0]
-        half = weight_VH.dtype == torch.float16
+        half = _product_dtype(weight_VH) == torch.float16
         gradient_NH = torch.empty_like(hidden_NH, dtype=torch.float32 if half else weight_VH.dtype)
         total = hidden_NH.new_zeros((), dtype=torch.float32)
         for start in range(0, len(targets_N), rows):
@@ -207,17 +229,18 @@ class _SummedLoss(torch.autograd.Function):
             gradient_CV = logits_CV.sub_(log_sums_C1).exp_()
             gradient_CV.scatter_add_(1, targets_C1, torch.full_like(losses_C1, -1.0))
             rule.chain_(gradient_CV, kept_CV)
-            if weights_N is not None:
-                gradient_CV.mul_(weights_N[chunk, None])
             if half:
-                gradient_NH[chunk] = (gradient_CV.mul_(_HALF_SCALE).half() @ weight_VH).float() / _HALF_SCALE
+                gradient_CH = (gradient_CV.mul_(_HALF_SCALE).half() @ weight_VH).float() / _HALF_SCALE
             else:
-                gradient_NH[chunk] = gradient_CV.to(weight_VH.dtype) @ weight_VH
+                gradient_CH = gradient_CV.to(weight_VH.dtype) @ weight_VH
+            # After the product: float16 has no room for a large weight before it.
+            gradient_NH[chunk] = gradient_CH if weights_N is None else gradient_CH * weights_N[chunk, None]
         ctx.save_for_backward(gradient_NH)
         ctx.hidden_dtype = hidden_NH.dtype
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_NH,) = ctx.saved_tensors
         return (gradient_NH * gradients[0]).to(ctx.hidden_dtype), *[None] * 6
