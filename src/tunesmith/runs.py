@@ -40,6 +40,8 @@ MAY_CHANGE = (
     "train.logging_steps",
     "train.save_steps",
     "train.save_total_limit",
+    "train.max_tokens_per_micro_batch",
+    "train.frozen_layers_cache_gb",
     "train.load_best_model_at_end",
     "train.on_unhealthy",
     "train.report_to",

@@ -1,4 +1,4 @@
-"""What makes training faster, through the trainer: on where it is exact and pays, told in the report, and the same result."""
+"""What makes training faster, through the trainer: on where it is exact and pays, told, and the same result."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from peft import PeftModel
 from tests.training.conftest import TrainerMaker, lora_model, make_examples
 from tests.training.test_trainer import digest, metrics
 from tunesmith.errors import StoppedError
+from tunesmith.training import schedule
 from tunesmith.training import trainer as trainer_module
 from tunesmith.training.speedups import Speedups
 
@@ -52,12 +53,11 @@ def test_a_stopped_run_with_frozen_layers_ends_with_the_same_bytes(
     undisturbed, resumed = top_layer_model(), top_layer_model()
     make_trainer(make_examples(16), model=undisturbed, folder="a", **SETTINGS).train()
     stopping = make_trainer(make_examples(16), model=top_layer_model(), folder="b", **SETTINGS)
-    learning_rate_at = trainer_module.learning_rate_at
 
     def stop_in_step_6(step: int, *args: Any, **kwargs: Any) -> float:
         if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return learning_rate_at(step, *args, **kwargs)
+        return schedule.learning_rate_at(step, *args, **kwargs)
 
     monkeypatch.setattr(trainer_module, "learning_rate_at", stop_in_step_6)
     with pytest.raises(StoppedError, match="step 6 of 8"):
@@ -71,8 +71,7 @@ def test_a_stopped_run_with_frozen_layers_ends_with_the_same_bytes(
 
 def test_a_run_that_began_without_goes_on_without(make_trainer: TrainerMaker) -> None:
     make_trainer(make_examples(16), model=top_layer_model(), frozen_layers_cache_gb=0.0, **SETTINGS).train()
-    longer = {**SETTINGS, "max_steps": 12}
-    result = make_trainer(make_examples(16), model=top_layer_model(), **longer).train()
+    result = make_trainer(make_examples(16), model=top_layer_model(), **SETTINGS).train()
     assert result.resumed_from == 8
     assert line(result.speedups, "Frozen layers") == ("in every step", "as when the run began")
 
