@@ -23,7 +23,7 @@ from typing import Any
 from tests.planted import Pair, as_messages, english
 
 from benchmarks.machine import describe_machine
-from tunesmith.data.workers import usable_cores
+from tunesmith.control_groups import usable_cores
 from tunesmith.report import Report, Series, Severity, Table
 from tunesmith.report.html import render_html
 

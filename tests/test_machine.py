@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tunesmith import machine as module
+from tunesmith.control_groups import usable_cores
 from tunesmith.machine import doctor
 from tunesmith.models import backend
 from tunesmith.report import Report, Severity
@@ -33,8 +34,8 @@ def test_the_machine_is_described_and_nothing_is_written(tmp_path: Path) -> None
     assert report.stage == "doctor"
     assert report.passed
     assert report.figure("device") == backend.describe_device(backend.select_device())
-    assert report.figure("cores") == backend.usable_cores()
-    for name in ("fp32_gflops", "bf16_gflops", "memory_gb", "disk_cache_gb", "disk_here_gb"):
+    assert report.figure("cores") == usable_cores()
+    for name in ("fp32_gflops", "bf16_gflops", "fresh_block_gbps", "memory_gb", "disk_cache_gb", "disk_here_gb"):
         value = report.figure(name)
         assert isinstance(value, (int, float))
         assert value > 0
@@ -61,7 +62,7 @@ def test_a_small_old_machine_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(backend, "total_memory_bytes", lambda _: 2 * 10**9)
     monkeypatch.setattr(backend, "select_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(backend, "cpu_features", lambda: frozenset({"avx2"}))
-    monkeypatch.setattr(backend, "configure_allocator", lambda: False)
+    monkeypatch.setattr(backend, "configure_cpu", lambda: False)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     report = doctor()
     assert report.figure("precision") == "fp32"

@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith.data.records import Message
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import ModelError, TemplateError
-from tunesmith.models.backend import configure_allocator
+from tunesmith.models.backend import configure_cpu
 from tunesmith.models.generation import stream
 from tunesmith.preparation import Preparation
 from tunesmith.runs import Run
@@ -34,7 +34,7 @@ class Chat:
         prepared.check_adapter()
         self._template: ChatTemplate = prepared.template
         self._stop_token_ids = prepared.stop_token_ids
-        configure_allocator()
+        configure_cpu()
         model = prepared.load_base()
         self._model = model if base else prepared.load_tuned(model)
         self._system = prepared.recipe.data.system if system is None else system

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from tunesmith._version import __version__
+from tunesmith.control_groups import usable_cores
 from tunesmith.models import backend
 from tunesmith.models.cache import cache_folder, find_problem
 from tunesmith.models.catalog import CATALOG
@@ -50,16 +51,17 @@ def doctor() -> Report:
         A report of the stage "doctor". A finding that keeps everything from working is an error, one that makes work
         slow or a part unavailable a warning or note; each names its remedy.
     """
-    # Before torch allocates, so that the speed below is the one that training has.
-    allocator_set = backend.configure_allocator()
     device = backend.select_device()
+    by_default = backend.fresh_block_speed()
+    # Before the products, so that their speed is the one that training has.
+    allocator_set = backend.configure_cpu()
     report = Report(stage="doctor", title="What this machine can do")
     report.add_figure("device", "Device", backend.describe_device(device))
     report.add_figure("precision", "Precision of model.precision: auto", backend.resolve_precision("auto", device))
     _look_at_versions(report)
     _look_at_memory(report, device)
     _look_at_speed(report, device)
-    _look_at_allocator(report, device, allocator_set)
+    _look_at_allocator(report, device, allocator_set, by_default)
     _look_at_disk(report)
     _look_at_cache(report)
     _look_at_optional_packages(report)
@@ -92,7 +94,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _look_at_memory(report: Report, device: torch.device) -> None:
-    report.add_figure("cores", "Processor cores", backend.usable_cores())
+    report.add_figure("cores", "Processor cores", usable_cores(), detail=f"{torch.get_num_threads()} threads of torch")
     memory = backend.total_memory_bytes(device) / _GIGABYTE
     report.add_figure("memory_gb", "Memory of the device", round(memory, 1), "GB")
     if 0 < memory < SMALL_MEMORY_GB:
@@ -138,8 +140,17 @@ def _product_speed(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * _PRODUCT_WIDTH**3 * count / seconds / 1e9
 
 
-def _look_at_allocator(report: Report, device: torch.device, allocator_set: bool) -> None:
+def _look_at_allocator(report: Report, device: torch.device, allocator_set: bool, by_default: float) -> None:
     report.add_figure("allocator", "Large freed blocks are kept (glibc)", "yes" if allocator_set else "no")
+    if allocator_set:
+        report.add_figure(
+            "fresh_block_gbps",
+            "Filling a large new block",
+            round(backend.fresh_block_speed(), 1),
+            "GB/s",
+            f"{by_default:.1f} GB/s with the allocator's defaults",
+        )
+        backend.release_memory()
     if device.type == "cpu" and not allocator_set:
         report.add_finding(
             Severity.NOTE,

@@ -29,7 +29,7 @@ from tunesmith.exporting.merge import merge_adapter
 from tunesmith.exporting.report import ParityCheck
 from tunesmith.exporting.report import build_report as build_export_report
 from tunesmith.models.backend import (
-    configure_allocator,
+    configure_cpu,
     describe_device,
     peak_memory_bytes,
     release_memory,
@@ -154,7 +154,7 @@ def _check(prepared: Preparation) -> Report:
 
 def _train(prepared: Preparation) -> Report:
     recipe, section, run_ = prepared.recipe, prepared.recipe.train, prepared.run
-    configure_allocator()
+    configure_cpu()
     seed_everything(section.seed)
     train_split, validation = prepared.split("train"), prepared.split("validation")
     model = attach_adapter(
@@ -225,7 +225,7 @@ def _evaluate(prepared: Preparation) -> Report:
     asked = _test_questions(prepared)
     items = [_test_item(question) for question in asked]
     check_bleu([question.reference for question in asked], tokenize=section.tokenize)
-    configure_allocator()
+    configure_cpu()
     max_new_tokens = _max_new_tokens(prepared, asked)
     base = prepared.load_base()
     sides = []
@@ -260,7 +260,7 @@ def _export(prepared: Preparation) -> Report:
         run_.save_report(report)
         _write_adapter_card(prepared)
         return report
-    configure_allocator()
+    configure_cpu()
     merged = merge_adapter(
         prepared.model_folder,
         adapter_folder,

@@ -105,6 +105,20 @@ def test_the_allocator_keeps_large_freed_blocks() -> None:
     assert 10 * faults[True] < faults[False]
 
 
+def test_torch_has_no_more_threads_than_cores_and_none_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(backend, "usable_cores", lambda: 8)
+        backend.configure_cpu()
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(backend, "usable_cores", lambda: 1)
+        assert backend.configure_cpu() == backend.configure_allocator()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_allocator_is_left_alone_where_a_gpu_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert backend.configure_allocator() is False

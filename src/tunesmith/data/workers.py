@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from tunesmith.control_groups import usable_cores
 from tunesmith.errors import DataError
 
 Shared = TypeVar("Shared")
@@ -42,11 +43,6 @@ _running: set[Any] = set()
 
 _shared: Any = None
 """In a worker process: what all chunks share."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_chunks(

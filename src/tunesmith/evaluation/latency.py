@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.adapters.files import load_adapter
 from tunesmith.errors import EvaluationError, TunesmithError
-from tunesmith.models.backend import Precision, configure_allocator, peak_memory_bytes, select_device
+from tunesmith.models.backend import Precision, configure_cpu, peak_memory_bytes, select_device
 from tunesmith.models.generation import stream
 from tunesmith.models.loading import load_model
 from tunesmith.progress import task
@@ -208,7 +208,7 @@ def main() -> int:
 
 
 def _answer_and_time(request: LatencyRequest, on_done: Callable[[], None]) -> dict[str, Any]:
-    configure_allocator()
+    configure_cpu()
     device = select_device()
     precision = cast(Precision, request.precision)
     model: nn.Module = load_model(Path(request.model_folder), precision=precision, device=device)

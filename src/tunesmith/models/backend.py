@@ -9,7 +9,9 @@ import inspect
 import os
 import platform
 import random
+import statistics
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,7 @@ from typing import Literal
 import numpy
 import torch
 
-from tunesmith.control_groups import memory_limits
+from tunesmith.control_groups import memory_limits, usable_cores
 from tunesmith.errors import ModelError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -38,6 +40,9 @@ CPU_ATTENTION = "tunesmith_causal"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_THRESHOLD_BYTES = 1 << 30
 _TRIM_THRESHOLD_BYTES = (1 << 31) - 1
+
+_FRESH_BLOCK_BYTES = 1 << 26
+_FRESH_BLOCKS = 7
 
 
 def select_device() -> torch.device:
@@ -156,10 +161,25 @@ def _features_by_torch() -> frozenset[str]:
     return frozenset(found)
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def configure_cpu() -> bool:
+    """Sets torch's threads and the allocator for work on the CPU; returns whether large freed blocks are kept.
+
+    torch starts a thread for each core it sees, also for those that a container's quota keeps from it, and then the
+    threads wait for each other. A number set by the user (OMP_NUM_THREADS) or by a caller is never raised.
+    """
+    if select_device().type == "cpu" and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
+    return configure_allocator()
+
+
+def fresh_block_speed() -> float:
+    """10^9 bytes a second that a large new tensor on the CPU is filled with: the allocator's share in every product."""
+    seconds = []
+    for _ in range(_FRESH_BLOCKS):
+        begun = time.perf_counter()
+        torch.empty(_FRESH_BLOCK_BYTES, dtype=torch.uint8).fill_(1)
+        seconds.append(time.perf_counter() - begun)
+    return _FRESH_BLOCK_BYTES / statistics.median(seconds) / 1e9
 
 
 def configure_allocator() -> bool:
