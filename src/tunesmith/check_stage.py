@@ -11,7 +11,7 @@ from tunesmith.data.checks.write import check_target, write_cleaned
 from tunesmith.data.records import Example
 from tunesmith.data.template import Piece
 from tunesmith.data_preparation import DataPreparation
-from tunesmith.errors import disk_errors
+from tunesmith.errors import DataError, TemplateError, disk_errors
 from tunesmith.evaluation.metrics import check_bleu
 from tunesmith.report import Report, Severity
 from tunesmith.runs import Run
@@ -75,13 +75,20 @@ def forget_check(run: Run) -> None:
 
 
 def run_check(prepared: DataPreparation, run: Run) -> Report:
-    """The audit of a run's data; writes its report and accounts to the run folder, in place of earlier ones."""
-    forget_check(run)
-    report = prepared.audit.report
+    """The audit of a run's data; writes its report and accounts to the run folder, in place of earlier ones.
+
+    Where the data cannot be audited, an earlier outcome goes, unless it is that of a trained run.
+    """
+    try:
+        report = prepared.audit.report
+    except (DataError, TemplateError):
+        if not run.has_trained:
+            forget_check(run)
+        raise
     prepared.write_accounts()
+    run.save_report(report)
     if prepared.recipe.data.test is not None and report.passed:
         # A tokeniser that is not installed is told now, not after hours of training.
         references = list(islice(prepared.references("test"), REFERENCES_LOOKED_AT))
         check_bleu(references, tokenize=prepared.recipe.evaluate.tokenize)
-    run.save_report(report)
     return report

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -213,8 +214,10 @@ def _recipe_and_folder(options: argparse.Namespace) -> tuple[Recipe, Path]:
     if _is_data(options) and options.recipe.suffix.lower() in DATA_ENDINGS:
         from tunesmith.data.file_kinds import no_such_file
 
-        if not options.recipe.expanduser().exists():  # told before what is slow to import
-            raise no_such_file(options.recipe.expanduser(), str(options.recipe))
+        with suppress(OSError, RuntimeError):  # a name that is none, or a folder closed to us: told by who opens it
+            place = options.recipe.expanduser()
+            if not place.exists():  # told before what is slow to import
+                raise no_such_file(place, str(options.recipe))
     from tunesmith.recipe_file import load_recipe
 
     if _is_data(options):
@@ -234,17 +237,22 @@ def _folder_of_data(data: Path) -> Path:
     """The run folder of a data file: runs/check-STEM; with a digest of its path where that is another file's."""
     from tunesmith.runs import Run
 
-    folder, place = Path("runs") / f"check-{data.stem}", data.expanduser().resolve()
+    folder = Path("runs") / f"check-{data.stem}"
     run = Run(folder)
-    if not run.recipe_file.exists():
-        return folder
     try:
+        if not run.recipe_file.exists():
+            return folder
         sources = run.recipe.data.train
-    except TunesmithError:  # edited by hand; not to be lost
+    except (TunesmithError, OSError):  # edited by hand, and not to be lost; or a name that no folder can have
         sources = []
-    if any(isinstance(one, str) and Path(one).expanduser().resolve() == place for one in sources):
+    place = _real_path(data)
+    if any(isinstance(one, str) and _real_path(Path(one)) == place for one in sources):
         return folder
-    return folder.with_name(f"{folder.name}-{sha256(str(place).encode()).hexdigest()[:8]}")
+    return folder.with_name(f"{folder.name}-{sha256(place.encode()).hexdigest()[:8]}")
+
+
+def _real_path(path: Path) -> str:
+    return os.path.realpath(os.path.expanduser(path))  # noqa: PTH111  # raises for no name, as pathlib's do for some
 
 
 def _finish(report: Report, folder: Path | None, options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ TunesmithError
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOSPC, ENOSYS, ENOTSUP, EROFS
+from errno import EDQUOT, EFBIG, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, ENOTSUP, EROFS
 from pathlib import Path
 
 EXIT_DONE = 0
@@ -175,7 +175,8 @@ def _disk_reason(error: Exception) -> str | None:
         return "permission denied"
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return "a file is where a folder is needed"
-    if isinstance(error, FileNotFoundError):  # so answers a file system of the kernel's own, such as /proc
+    # So answers a file system of the kernel's own, such as /proc. Libraries have errors of this kind for other things.
+    if type(error) is FileNotFoundError and number == ENOENT:
         return "nothing can be made there"
     if number == ENAMETOOLONG:
         return "the name is too long"

@@ -83,11 +83,13 @@ class Run:
             DiskError: it cannot be written.
         """
         run = cls(folder)
-        if folder.is_dir() and not run.recipe_file.exists() and any(map(_is_foreign, folder.iterdir())):
+        # A process killed between the two leaves the recipe alone; a user's own folder holds more.
+        is_run = run.recipe_file.exists() and run.environment_file.exists()
+        if folder.is_dir() and not is_run and any(_is_foreign(path) for path in folder.iterdir()):
             raise RunError(
                 "this folder holds other files and is not a run", place=str(folder), remedy="choose another with --run"
             )
-        if not fresh and run._has_trained():
+        if not fresh and run.has_trained:
             run._refuse_changes(recipe)
         with disk_errors(folder):
             if fresh and run.recipe_file.exists():
@@ -284,12 +286,14 @@ class Run:
                 f"the report cannot be read: {error}", place=str(path), remedy="run the stage again"
             ) from None
 
-    def _has_trained(self) -> bool:
+    @property
+    def has_trained(self) -> bool:
+        """Whether training has begun here: there are checkpoints or an adapter."""
         return self.recipe_file.is_file() and (self.checkpoints_folder.is_dir() or self.adapter_folder.is_dir())
 
     def belongs_to_another(self, recipe: Recipe) -> bool:
         """Whether the folder holds a run that was trained with what `recipe` may not change."""
-        return self._has_trained() and bool(self._changes(recipe))
+        return self.has_trained and bool(self._changes(recipe))
 
     def _changes(self, recipe: Recipe) -> list[str]:
         """What differs from the run's recipe, except for `MAY_CHANGE` and more epochs or steps."""
@@ -330,8 +334,8 @@ def _as_written(value: object) -> str:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Not a file that a process of ours was writing when it was killed; see `durable`."""
-    return not (path.name.startswith(".") and path.name.endswith(".new"))
+    """Neither the recipe nor a file that a process of ours was writing when it was killed; see `durable`."""
+    return path.name != "recipe.yaml" and not (path.name.startswith(".") and path.name.endswith(".new"))
 
 
 def _holder(note: Path) -> str:

@@ -177,6 +177,10 @@ def test_mapping_of_a_column_that_is_not_there() -> None:
         ({"id": "1", "user": "a", "note": "b", "answer": "c"}, "{prompt: user, completion: answer}"),
         ({"问": "a", "no": "b"}, '{prompt: 问, completion: "no"}'),
         ({"my text": "a", "n": 2}, '{text: "my text"}'),
+        ({"id": "1", "customer_text": "a", "agent_reply": "b"}, "{prompt: customer_text, completion: agent_reply}"),
+        ({"ticket_id": "1", "subject": "a", "body": "b", "note": "c"}, "{prompt: COLUMN, completion: COLUMN}"),
+        ({"ticket": "1", "subject": "a", "resolution": "c"}, "{prompt: COLUMN, completion: resolution}"),
+        ({"dialog": [{"text": "a", "side": "user"}]}, "{messages: dialog, role: side, content: text}"),
         ({"dialog": [{"speaker": "a", "says": "b"}]}, "{messages: dialog, role: speaker, content: says}"),
     ],
 )

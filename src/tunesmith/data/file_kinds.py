@@ -64,6 +64,8 @@ _ENCODINGS = (
     ("GB18030", "gb18030", 0xA1, (range(0xA1, 0xA4), range(0xB0, 0xD8))),
     ("Big5", "big5hkscs", 0x40, (range(0xA1, 0xA4), range(0xA4, 0xC7))),
 )
+_ICONV_NAMES = {"EUC-KR": "CP949", "Big5": "BIG5-HKSCS"}
+"""The supersets that are met in practice; under the plain names iconv refuses their further characters."""
 _FEWEST_OTHER_BYTES = 4
 _SMALLEST_OTHER_SHARE = 0.1
 """Of bytes that are no UTF-8; a set with a row or two of them is read, and the rows are told."""
@@ -147,7 +149,7 @@ def _east_asian(start: bytes) -> tuple[str, str] | None:
         return None
     # A superset of GBK; iconv refuses four-byte characters under the older name.
     shown_name = "GB18030 (GBK)" if best == "GB18030" else best
-    return f"{shown_name} text", _TO_UTF_8.format(best.upper())
+    return f"{shown_name} text", _TO_UTF_8.format(_ICONV_NAMES.get(best, best))
 
 
 def _common_share(start: bytes, codec: str, lowest_second: int, common: tuple[range, ...]) -> float:
@@ -186,7 +188,10 @@ def no_such_file(path: Path, name: str) -> DataError:
         )
     folder = path.absolute().parent
     if folder.is_dir():
-        there = [file.name for file in folder.iterdir()]
+        try:
+            there = [file.name for file in folder.iterdir()]
+        except OSError:  # may be entered, not listed
+            there = []
         near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.6)
         remedy = f"did you mean {quoted(near)}?" if near else "check the path; it is relative to the current folder"
     else:

@@ -8,6 +8,7 @@ row that cannot be used raises `RowError` with the reason, and keys that no shap
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -234,9 +235,11 @@ def _words(text: str) -> frozenset[str]:
 
 
 _ASKING = _words("ask human input instruct instruction prompt q query question request source title user")
-_ANSWERING = _words("a answer answers assistant bot completion label output reply response summary target")
+_ANSWERING = _words("a answer answers assistant bot completion label output reply resolution response summary target")
 """What columns are often called, so that the example of a mapping is likely the one that is wanted."""
 
+_NUMBERING = _words("id ids uuid guid index idx date time timestamp url hash")
+_SPEAKER_KEYS = _words("role from speaker who author sender name")
 _LONGEST_NAME = 60
 
 _WORDS_OF_YAML = _words("y n yes no on off true false null")
@@ -245,24 +248,40 @@ _WORDS_OF_YAML = _words("y n yes no on off true false null")
 def mapping_example(values: Mapping[str, Any]) -> str:
     """A value of `data.mapping` that reads a row by names of its own, as {prompt: ask, completion: reply}.
 
-    It shows the form; which column is which is guessed from their names and order. "" where no value is a text, or a
-    name is not fit to be shown.
+    It shows the form; which column is which is guessed from their names, and COLUMN stands where that fails. ""
+    where no value is a text, or a name is not fit to be shown.
     """
     if not all(key.isprintable() and len(key) <= _LONGEST_NAME for key in values):
         return ""
     for key, value in values.items():
         if isinstance(value, list) and value and isinstance(value[0], dict) and len(value[0]) > 1:
-            role, content = list(value[0])[:2]
-            if not f"{role}{content}".isprintable() or len(role) + len(content) > _LONGEST_NAME:
-                return ""
-            return f"{{messages: {_in_yaml(key)}, role: {_in_yaml(role)}, content: {_in_yaml(content)}}}"
+            return _turns_example(key, value[0])
     names = [key for key, value in values.items() if isinstance(value, str)]
+    names = [name for name in names if _last_word(name) not in _NUMBERING] or names
     if len(names) < 2:
         return f"{{text: {_in_yaml(names[0])}}}" if names else ""
-    answer = next((name for name in names if name.lower() in _ANSWERING), None)
-    asking = next((name for name in names if name.lower() in _ASKING), None)
-    prompt = asking or next(name for name in names if name != answer)
-    return f"{{prompt: {_in_yaml(prompt)}, completion: {_in_yaml(answer or next(n for n in names if n != prompt))}}}"
+    answer = next((name for name in names if _last_word(name) in _ANSWERING), None)
+    prompt = next((name for name in names if name != answer and _last_word(name) in _ASKING), None)
+    if len(names) == 2:  # the other one, or in their order
+        prompt = prompt or next(name for name in names if name != answer)
+        answer = answer or next(name for name in names if name != prompt)
+    return f"{{prompt: {_in_yaml(prompt or 'COLUMN')}, completion: {_in_yaml(answer or 'COLUMN')}}}"
+
+
+def _turns_example(column: str, turn: dict[str, Any]) -> str:
+    """The same for a column of turns, by the first turn."""
+    speaks = [key for key, value in turn.items() if isinstance(value, str) and value.lower() in ROLE_NAMES]
+    named = [key for key in turn if key.lower() in _SPEAKER_KEYS]
+    role = [*speaks, *named, *turn][0]
+    content = next(key for key in turn if key != role)
+    if not f"{role}{content}".isprintable() or len(role) + len(content) > _LONGEST_NAME:
+        return ""
+    return f"{{messages: {_in_yaml(column)}, role: {_in_yaml(role)}, content: {_in_yaml(content)}}}"
+
+
+def _last_word(name: str) -> str:
+    """ "reply" of "agent_reply": what a column's name is about stands last."""
+    return re.split(r"[\W_]+", name.lower().strip("_ "))[-1]
 
 
 def _in_yaml(name: str) -> str:

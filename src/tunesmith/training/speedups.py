@@ -16,6 +16,7 @@ from tunesmith.models.label_head import label_head
 from tunesmith.report import Table
 from tunesmith.runs import Run
 from tunesmith.training.frozen_trunk import FrozenTrunk
+from tunesmith.training.trunk_store import remove_stores
 
 FEWEST_PASSES = 1.25
 """Passes over the data from which on it pays to compute the frozen layers' output ahead: that costs one."""
@@ -86,7 +87,7 @@ def prepare_trunk(
     Raises:
         ModelError: there is not enough memory for a single example.
     """
-    what = "Frozen layers"
+    what, folder = "Frozen layers", run.data_folder / "trunk"
     if section.frozen_layers_cache_gb == 0:
         reason = "train.frozen_layers_cache_gb is 0"
     elif passes < FEWEST_PASSES:
@@ -95,7 +96,7 @@ def prepare_trunk(
         trunk = FrozenTrunk.prepare(
             model,
             splits,
-            run.data_folder / "trunk",
+            folder,
             fingerprint=fingerprint,
             pad_token_id=pad_token_id,
             autocast=accelerator.autocast,
@@ -108,5 +109,6 @@ def prepare_trunk(
             speedups.add(what, "computed once", f"{trunk.depth} layers below the adapter; their output took {size}")
             return trunk
         reason = trunk
+    remove_stores(folder)  # of an earlier part of the run
     speedups.add(what, "in every step", reason)
     return None

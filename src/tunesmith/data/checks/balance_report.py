@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tunesmith.config import DataSection
 from tunesmith.data.checks.balance import NO_CLASS, Classes, find_classes, imbalance, plan_balance
-from tunesmith.data.checks.dataset_rules import LARGEST_FOREIGN_SHARE
+from tunesmith.data.checks.dataset_rules import DOMINANT_SHARE, LARGEST_FOREIGN_SHARE
 from tunesmith.data.checks.ledger import Ledger
 from tunesmith.data.checks.overlap.text_set import normalised
 from tunesmith.data.checks.rules import answers_of, excerpt
@@ -21,8 +21,11 @@ from tunesmith.report.text import percent, plural
 LISTED_CLASSES = 20
 """Classes that a table lists; the smallest is always among them."""
 
-SMALLEST_LANGUAGE_SHARE = LARGEST_FOREIGN_SHARE
-"""A language of a smaller share is an exception, which is the business of the rule language_mix."""
+SMALLEST_LANGUAGE_SHARE = 0.02
+"""A language of a smaller share is an exception."""
+
+SMALLEST_BESIDE_ONE = LARGEST_FOREIGN_SHARE
+"""The same where nearly all is of one language: others are the business of the rule language_mix."""
 
 MOST_LEFT_OUT = 0.5
 """Share of the rows of train; balance that leaves out more is worth a warning."""
@@ -101,7 +104,9 @@ def _classes_of(ledger: Ledger, data: DataSection, rows_K: NDArray[np.int64]) ->
 
 def _without_rare(classes: Classes) -> Classes:
     counts_C = classes.counts
-    is_kept_C = counts_C >= SMALLEST_LANGUAGE_SHARE * counts_C.sum()
+    is_of_one_language = counts_C.max(initial=0) >= DOMINANT_SHARE * counts_C.sum()
+    smallest = SMALLEST_BESIDE_ONE if is_of_one_language else SMALLEST_LANGUAGE_SHARE
+    is_kept_C = counts_C >= smallest * counts_C.sum()
     names = tuple(name for name, is_kept in zip(classes.names, is_kept_C, strict=True) if is_kept)
     number_C = np.where(is_kept_C, np.cumsum(is_kept_C) - 1, NO_CLASS).astype(np.int32)
     of_row_N = np.where(classes.of_row_N == NO_CLASS, NO_CLASS, number_C[classes.of_row_N])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from hashlib import sha256
 from pathlib import Path
@@ -76,7 +77,8 @@ def check_target(folder: Path, recipe: Recipe) -> None:
 
 
 def _check_target(folder: Path, recipe: Recipe) -> None:
-    if folder.resolve() in (Path.cwd(), Path(folder.resolve().anchor)):
+    target = Path(os.path.realpath(folder))  # pathlib's resolve raises in a circle of links
+    if target in (Path.cwd(), Path(target.anchor)):
         remedy = "name a folder of its own with --write"
         raise DataError("this is the folder you are in, or the root", place=str(folder), remedy=remedy)
     if folder.exists() and not folder.is_dir():
@@ -84,7 +86,6 @@ def _check_target(folder: Path, recipe: Recipe) -> None:
     if folder.is_dir() and not {path.name for path in folder.iterdir()} <= _own_files(folder):
         remedy = "name a folder with --write that does not exist yet, or is empty"
         raise DataError("the folder holds other files", place=str(folder), remedy=remedy)
-    target = folder.resolve()
     for name in ("train", "validation", "test", "benchmarks"):
         for source in _source_names(getattr(recipe.data, name) or []):
             if target in Path(source).expanduser().resolve().parents:
