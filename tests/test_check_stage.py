@@ -11,8 +11,9 @@ import pytest
 import tunesmith
 from tests.orders import tiny_recipe, write_orders
 from tests.tiny import tiny_model_folder
+from tunesmith import check_stage
 from tunesmith.cli import main
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import MissingPackageError, TunesmithError
 from tunesmith.recipe_file import load_recipe
 
 NO_TORCH = """
@@ -54,9 +55,8 @@ def test_the_accounts_are_written_and_no_scratch_is_left(tmp_path: Path) -> None
     values = tiny_recipe(tmp_path, model, data={"on_bad_row": "skip"})
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write("broken\n")
-    left = tmp_path / "run" / "data" / "scratch-of-a-killed-process"
-    left.mkdir(parents=True)
-    (tmp_path / "run" / "recipe.yaml").write_text(load_recipe(values).to_yaml(), encoding="utf-8")
+    tunesmith.check(load_recipe(values), tmp_path / "run")
+    (tmp_path / "run" / "data" / "scratch-of-a-killed-process").mkdir()
     tunesmith.check(load_recipe(values), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run" / "data").iterdir()}
     assert names == {"dropped.jsonl", "flagged.jsonl", "fingerprints.json"}
@@ -161,3 +161,46 @@ def test_a_file_that_is_not_there_is_told_before_slow_imports(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "nosuch.jsonl: no such file" in done.stderr
     assert "did you mean 'such.jsonl'?" in done.stderr
+
+
+def test_a_check_that_fails_leaves_the_records_of_a_trained_run(tmp_path: Path) -> None:
+    model = tiny_model_folder(tmp_path / "model")
+    recipe = load_recipe(tiny_recipe(tmp_path, model))
+    reports = tmp_path / "run" / "reports"
+    tunesmith.check(recipe, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "train.jsonl").write_text("broken\n", encoding="utf-8")
+    with pytest.raises(TunesmithError, match="cannot be used"):
+        tunesmith.check(recipe, tmp_path / "run")
+    assert {path.name for path in reports.iterdir()} == {"check.json", "check.html"}
+
+
+def test_a_missing_tokeniser_of_the_evaluation_does_not_cost_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(*_: object, **__: object) -> None:
+        raise MissingPackageError("MeCab", extra="ja", needed_for="BLEU of Japanese")
+
+    monkeypatch.setattr(check_stage, "check_bleu", not_installed)
+    recipe = load_recipe(tiny_recipe(tmp_path, tiny_model_folder(tmp_path / "model")))
+    with pytest.raises(MissingPackageError):
+        tunesmith.check(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "reports" / "check.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x.jsonl", "x" * 300 + ".jsonl", "circle.jsonl"])
+def test_a_name_that_is_none_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle.jsonl").symlink_to("circle.jsonl")
+    assert main(["check", name]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_circle_of_links_is_no_place_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
+    recipe = load_recipe(tiny_recipe(tmp_path, tiny_model_folder(tmp_path / "model")))
+    with pytest.raises(TunesmithError, match="circle"):
+        tunesmith.check(recipe, tmp_path / "run", write_to=Path("circle"))

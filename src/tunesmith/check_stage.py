@@ -67,11 +67,13 @@ def preview(recipe: Recipe, count: int) -> Iterator[tuple[Example, list[Piece]]]
 
 
 def forget_check(run: Run) -> None:
-    """Removes the outcome of an earlier check, which says nothing of the data as they are now."""
+    """Removes the report of an earlier check, which says nothing of the data as they are now.
+
+    `dropped.jsonl` is written by a check that fails too, and stays.
+    """
     run.forget_report("check")
     with disk_errors(run.data_folder):
-        for name in ("dropped.jsonl", "flagged.jsonl"):
-            (run.data_folder / name).unlink(missing_ok=True)
+        (run.data_folder / "flagged.jsonl").unlink(missing_ok=True)
 
 
 def run_check(prepared: DataPreparation, run: Run) -> Report:

@@ -132,6 +132,13 @@ def test_without_network_and_copy_the_reason_is_told(stand_in: Hub) -> None:
     assert "HTTPS_PROXY" in raised.value.remedy
 
 
+def test_a_connection_that_drops_is_no_fault_of_the_disk(stand_in: Hub) -> None:
+    """huggingface_hub's error for it is a FileNotFoundError by descent."""
+    stand_in.fetch_error = errors.LocalEntryNotFoundError("not found")
+    with pytest.raises(ModelError, match="the hub cannot be reached"):
+        hub.hub_snapshot("owner/name", None)
+
+
 def test_a_broken_download_is_a_clear_error(stand_in: Hub) -> None:
     stand_in.fetch_error = ConnectionResetError("connection reset")
     with pytest.raises(ModelError, match="connection reset"):

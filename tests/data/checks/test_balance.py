@@ -16,6 +16,7 @@ from tunesmith.data.checks.balance import (
     imbalance,
     plan_balance,
 )
+from tunesmith.data.checks.balance_report import _without_rare
 from tunesmith.data.checks.overlap.text_set import text_hash
 
 
@@ -81,6 +82,13 @@ def test_sources_and_languages_are_only_reported() -> None:
     assert (languages.kind, languages.names, languages.counts.tolist()) == ("language", ("Chinese", "English"), [6, 2])
     assert not sources.can_be_balanced
     assert not languages.can_be_balanced
+
+
+@pytest.mark.parametrize(("english", "languages"), [(80, 6), (96, 1)])
+def test_small_languages_are_listed_unless_nearly_all_is_of_one(english: int, languages: int) -> None:
+    smaller = [1, 2, 3, 4, 5] * 4 if english == 80 else [1] * 4
+    classes = Classes("language", ("English", "a", "b", "c", "d", "e"), np.array([0] * english + smaller, np.int32))
+    assert len(_without_rare(classes).names) == languages
 
 
 def classes_of(of_row: list[int]) -> Classes:
