@@ -265,11 +265,13 @@ class TrainSection(Section):
         max_steps: optimizer steps; overrides the epochs when given.
         warmup_steps: steps of linear warmup, or a share of all steps when below 1.
         warmup_ratio: the same as a share; give one of the two.
-        gradient_accumulation_steps: micro-batches of one optimizer step. Their token losses are summed and divided
+        gradient_accumulation_steps: one optimizer step has so many times `per_device_train_batch_size` examples. Their
+            token losses are summed and divided
             by the step's target tokens, so that accumulation does not change the result.
         max_tokens_per_micro_batch: most tokens of one forward pass, padding counted. A step's examples are divided into
             micro-batches of like length within it and within `per_device_train_batch_size`; the result is the same
-            up to rounding. auto: 2,048 on a CPU, where more are no faster, and 8,192 on CUDA.
+            up to rounding, and with dropout up to its noise. auto: 2,048 on a CPU, where more are no faster, and
+            8,192 on CUDA.
         frozen_layers_cache_gb: most disk for what the layers below the lowest adapter give, computed once for all
             epochs (with `adapter.layers: last:N`); 0 computes it in every step.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.

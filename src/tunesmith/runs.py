@@ -322,6 +322,8 @@ class Run:
         return Path(os.path.abspath(self.folder))  # noqa: PTH100 (Path.absolute keeps "..")
 
     def _move_aside(self) -> None:
+        # Up to gigabytes that nothing would read again.
+        shutil.rmtree(self.data_folder / "trunk", ignore_errors=True)
         place = self._place
         numbered = re.compile(re.escape(place.name) + r"\.(\d+)")
         taken = [int(found[1]) for path in place.parent.iterdir() if (found := numbered.fullmatch(path.name))]

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from tests.adapters.helpers import PEFT_WARNS, contract, trained
 from tests.tiny import FAMILIES, byte_tokenizer, tiny_model
 from tunesmith.adapters import fast_lora
-from tunesmith.adapters.fast_lora import FastLoraLinear, use_fast_layers, use_peft_layers
+from tunesmith.adapters.fast_lora import FastLoraLinear, use_fast_layers
 from tunesmith.adapters.files import save_adapter
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
@@ -416,15 +416,6 @@ def test_what_is_saved_has_the_bytes_of_peft_and_merging_agrees(tmp_path: Path) 
     for ours, theirs in zip(merged.parameters(), merged_by_peft.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert not any("Lora" in type(module).__name__ for module in merged.modules())
-
-
-def test_it_can_be_undone(products: list[int]) -> None:
-    plain = with_lora()
-    fast = fast_copy(plain)
-    use_peft_layers(fast)
-    assert [type(module) for module in fast.modules()] == [type(module) for module in plain.modules()]
-    assert_same(figures(fast), figures(plain))
-    assert not products
 
 
 def test_activation_checkpointing_changes_nothing(products: list[int]) -> None:

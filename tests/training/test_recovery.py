@@ -143,3 +143,25 @@ def test_adjusting_changes_the_state() -> None:
     assert "10 steps longer" in adjust(state, LengthenWarmup(10))
     assert "ends here" in adjust(state, StopEarly())
     assert (state.learning_rate_scale, state.more_warmup, state.stopped_early) == (0.5, 10, True)
+
+
+def test_a_long_example_alone_does_not_cost_the_short_ones_their_batches(
+    make_trainer: TrainerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one example at a time is too much, halving the others is no help: activations are recomputed."""
+    examples = [*make_examples(7), *make_examples(1, seed=5, longest=200)]
+    settings = {**SETTINGS, "max_steps": 1, "max_tokens_per_micro_batch": 60}
+    trainer = make_trainer(examples, **settings)
+    assert len(trainer._micro_batches(0)[0]) == 1
+    accumulate, tries = trainer._accumulate, []
+
+    def fails_first(step: int) -> object:
+        tries.append(step)
+        if len(tries) == 1:
+            trainer._examples_at_work = 1
+            raise MemoryError
+        return accumulate(step)
+
+    monkeypatch.setattr(trainer, "_accumulate", fails_first)
+    state = trainer.train().state
+    assert (len(tries), state.micro_batch_size, state.gradient_checkpointing) == (2, 8, True)

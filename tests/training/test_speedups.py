@@ -13,7 +13,10 @@ from tests.training.conftest import TrainerMaker, lora_model, make_examples
 from tests.training.test_trainer import digest, metrics
 from tunesmith.errors import StoppedError
 from tunesmith.training import schedule
+from tunesmith.training import speedups as speedups_module
 from tunesmith.training import trainer as trainer_module
+from tunesmith.training.frozen_trunk import FrozenTrunk
+from tunesmith.training.signals import StopRequest
 from tunesmith.training.speedups import Speedups
 
 SETTINGS = {"max_steps": 8, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 4, "eval_steps": 4,
@@ -83,11 +86,11 @@ def test_one_pass_over_the_data_does_not_compute_ahead(make_trainer: TrainerMake
 
 def test_the_report_says_how_layers_and_logits_are_computed(make_trainer: TrainerMaker) -> None:
     fast = make_trainer(make_examples(4), max_steps=1).train().speedups
-    assert line(fast, "LoRA layers") == ("fast in 14 of 14", "")
+    assert line(fast, "LoRA layers") == ("fast: 14 layers", "")
     assert line(fast, "Logits")[0] == "in chunks, where there is a label"
     assert "no layer" in line(fast, "Frozen layers")[1] or "passes" in line(fast, "Frozen layers")[1]
     dora = make_trainer(make_examples(4), model=lora_model(use_dora=True), folder="dora", max_steps=1).train().speedups
-    assert line(dora, "LoRA layers") == ("fast in 0 of 14", "14 by PEFT: Dora")
+    assert line(dora, "LoRA layers") == ("PEFT's own: 14 (Dora)", "")
     assert dora.table().rows == tuple(dora.lines)
 
 
@@ -103,3 +106,42 @@ def test_a_budget_of_tokens_changes_micro_batches_and_not_the_run(make_trainer: 
     assert metrics(tmp_path / "whole", "loss") == pytest.approx(metrics(tmp_path / "small", "loss"), abs=1e-4)
     for ours, theirs in zip(whole.parameters(), divided.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_a_finished_run_does_not_compute_ahead_again(
+    make_trainer: TrainerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trainer(make_examples(16), model=top_layer_model(), **SETTINGS).train()
+    monkeypatch.setattr(FrozenTrunk, "prepare", lambda *_, **__: pytest.fail("nothing is left to train"))
+    assert make_trainer(make_examples(16), model=top_layer_model(), **SETTINGS).train().state.step == 8
+
+
+def test_a_signal_while_computing_ahead_stops_the_run_and_keeps_what_is_there(
+    make_trainer: TrainerMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, resumed = top_layer_model(), top_layer_model()
+    monkeypatch.setattr(speedups_module, "micro_batch_tokens", lambda _: 48)
+    make_trainer(make_examples(16), model=undisturbed, folder="a", **SETTINGS).train()
+    asked = []
+
+    def ask(stop: StopRequest) -> bool:
+        asked.append(stop)
+        return len(asked) == 3
+
+    monkeypatch.setattr(StopRequest, "requested", property(ask, lambda *_: None))
+    with pytest.raises(StoppedError, match="same command|frozen layers"):
+        make_trainer(make_examples(16), model=top_layer_model(), folder="b", **SETTINGS).train()
+    monkeypatch.undo()
+    monkeypatch.setattr(speedups_module, "micro_batch_tokens", lambda _: 48)
+    assert list((tmp_path / "b" / "data" / "trunk").glob("*.hidden"))
+    make_trainer(make_examples(16), model=resumed, folder="b", **SETTINGS).train()
+    assert digest(resumed) == digest(undisturbed)
+
+
+def test_giving_the_room_back_removes_the_files(make_trainer: TrainerMaker, tmp_path: Path) -> None:
+    left = tmp_path / "run" / "data" / "trunk" / "train.hidden"
+    make_trainer(make_examples(16), model=top_layer_model(), **SETTINGS)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of an earlier part of the run")
+    make_trainer(make_examples(16), model=top_layer_model(), frozen_layers_cache_gb=0.0, **SETTINGS).train()
+    assert not left.exists()

@@ -65,13 +65,6 @@ def use_fast_layers(model: nn.Module) -> FastLayers:
     return FastLayers(fast, tuple(left.most_common()))
 
 
-def use_peft_layers(model: nn.Module) -> None:
-    """Undoes `use_fast_layers`."""
-    for module in model.modules():
-        if type(module) is FastLoraLinear:
-            module.__class__ = LoraLinear
-
-
 def why_not(layer: LoraLayer) -> str | None:
     """Why `layer` cannot be a `FastLoraLinear`, or None where it can."""
     # Not `get_base_layer`, which goes down through layers of other tuners.

@@ -10,7 +10,7 @@ Shapes: B examples, T tokens, H the hidden size.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,7 +23,7 @@ from torch import nn
 
 from tunesmith.data.batching import collate, lengths_of, shortest_first
 from tunesmith.data.records import TokenizedExample
-from tunesmith.errors import DiskError
+from tunesmith.errors import DiskError, StoppedError
 from tunesmith.models.halving import in_halves
 from tunesmith.progress import Task, task
 from tunesmith.training.trunk_layers import (
@@ -118,6 +118,7 @@ class FrozenTrunk:
         device: torch.device,
         limit_bytes: int,
         tokens_at_once: int,
+        is_stopped: Callable[[], bool] = bool,
     ) -> FrozenTrunk | str:
         """Computes what is not there yet, or says why it cannot be kept.
 
@@ -134,12 +135,14 @@ class FrozenTrunk:
             device: where the model is.
             limit_bytes: most bytes on disk.
             tokens_at_once: most tokens of one forward pass, padding counted.
+            is_stopped: asked between two of them.
 
         Returns:
             The trunk, complete; or the reason why not, in words.
 
         Raises:
             ModelError: there is not enough memory for a single example.
+            StoppedError: `is_stopped` said so; the next call goes on from there.
         """
         filled = {name: examples for name, examples in examples_by_split.items() if len(examples)}
         kept = _examine(model, filled, pad_token_id, autocast, limit_bytes)
@@ -154,7 +157,7 @@ class FrozenTrunk:
             store = TrunkStore(folder, name, lengths, hidden_size=format_.size, dtype=format_.dtype, fingerprint=marks)
             splits[name] = _Split(examples, lengths, canonical_batches(lengths, tokens_at_once), store)
         trunk = cls(stack, depth, splits, folder, device)
-        obstacle = _no_room(folder, splits.values()) or trunk._fill(model, pad_token_id, autocast)
+        obstacle = _no_room(folder, splits.values()) or trunk._fill(model, pad_token_id, autocast, is_stopped)
         if obstacle is not None:
             trunk.remove()
             return obstacle
@@ -190,7 +193,9 @@ class FrozenTrunk:
         self.close()
         remove_stores(self._folder)
 
-    def _fill(self, model: nn.Module, pad_token_id: int, autocast: Autocast) -> str | None:
+    def _fill(
+        self, model: nn.Module, pad_token_id: int, autocast: Autocast, is_stopped: Callable[[], bool]
+    ) -> str | None:
         """Computes what is not there; returns why it could not be written, or None."""
         splits = self._splits.values()
         if not any(split.tokens_left for split in splits):
@@ -201,12 +206,14 @@ class FrozenTrunk:
             with evaluating(model), task(_WHAT.capitalize(), total, "tokens") as progress:
                 progress.start_at(done)
                 for split in splits:
-                    self._fill_split(split, pad_token_id, autocast, progress)
+                    self._fill_split(split, pad_token_id, autocast, is_stopped, progress)
         except DiskError as error:
             return f"what the frozen layers give could not be written: {error.message}"
         return None
 
-    def _fill_split(self, split: _Split, pad_token_id: int, autocast: Autocast, progress: Task) -> None:
+    def _fill_split(
+        self, split: _Split, pad_token_id: int, autocast: Autocast, is_stopped: Callable[[], bool], progress: Task
+    ) -> None:
         store = split.store
         done, uncommitted = store.batches_done, 0
 
@@ -227,6 +234,12 @@ class FrozenTrunk:
                 if uncommitted >= COMMIT_BYTES:
                     store.commit(done)
                     uncommitted = 0
+                if is_stopped():
+                    raise StoppedError(
+                        "stopped while computing what the frozen layers give; everything so far is kept",
+                        place=str(self._folder.parent.parent),
+                        remedy="the same command goes on from there",
+                    )
             store.commit(done)
         except BaseException:
             # What is there is kept for the next process; why this one ends is more important than that.

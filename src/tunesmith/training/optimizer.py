@@ -41,6 +41,13 @@ def clip(accelerator: Accelerator, parameters: Iterable[torch.nn.Parameter], max
     return float(accelerator.clip_grad_norm_(list(parameters), limit))
 
 
+def leave_out(accelerator: Accelerator) -> None:
+    """Ends a step that is not taken: a gradient scaler (fp16) expects one of two calls after it looked at gradients."""
+    scaler: Any = accelerator.scaler
+    if scaler is not None:
+        scaler.update()
+
+
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
@@ -63,8 +70,8 @@ def load_optimizer(
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
         parameter = parameters[name]
-        # AdamW keeps its step counters on the CPU unless fused; the moments lie with their parameter.
-        state[parameter][part] = value if part == "step" else value.to(parameter.device)
+        # The fused AdamW has its step counters where the parameter is, too.
+        state[parameter][part] = value.to(parameter.device)
 
 
 def load_parameters(parameters: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> None:

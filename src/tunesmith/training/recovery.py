@@ -25,7 +25,7 @@ def need_less_memory(state: TrainState, largest: int, enable_checkpointing: Call
 
     Args:
         state: its `micro_batch_size` or `gradient_checkpointing` is changed.
-        largest: most examples that one of the step's micro-batches has; the budget of tokens may allow fewer than
+        largest: examples of the micro-batch that failed; the budget of tokens may allow fewer than
             `micro_batch_size`.
         enable_checkpointing: turns activation checkpointing on.
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
 from tunesmith.adapters.fast_lora import use_fast_layers
 from tunesmith.config import TrainSection
 from tunesmith.data.records import TokenizedExample
+from tunesmith.models.attention import TAKEN_DTYPES
+from tunesmith.models.backend import CPU_ATTENTION, Precision, micro_batch_tokens, torch_dtype
 from tunesmith.models.label_head import label_head
 from tunesmith.report import Table
 from tunesmith.runs import Run
 from tunesmith.training.frozen_trunk import FrozenTrunk
+from tunesmith.training.signals import StopRequest
 from tunesmith.training.trunk_store import remove_stores
 
 FEWEST_PASSES = 1.25
@@ -36,24 +39,33 @@ class Speedups:
         """Notes one decision; a later one about the same thing takes its place."""
         self.lines = [line for line in self.lines if line[0] != what] + [(what, state, why)]
 
+    def why(self, what: str) -> str:
+        """The reason noted with a decision, "" where there is none."""
+        return next((why for name, _, why in self.lines if name == what), "")
+
     def table(self) -> Table:
         """The decisions as a table of the report."""
         return Table("How it was computed", ("part", "state", "why"), tuple(self.lines))
 
 
-def use_exact_layers(model: nn.Module, device: torch.device) -> Speedups:
-    """Puts the fast LoRA layers in place, and says how head and attention are computed."""
+def use_exact_layers(model: nn.Module, precision: Precision) -> Speedups:
+    """Puts the fast LoRA layers in place, and says how head and attention are computed.
+
+    To be called under the autocast that training runs in: the head is tried against the model's own logits.
+    """
     speedups = Speedups()
-    layers = use_fast_layers(model)
-    others = sum(count for _, count in layers.left)
-    state = f"fast in {layers.fast} of {layers.fast + others}" if layers.fast + others else "none"
-    speedups.add("LoRA layers", state, "; ".join(f"{count} by PEFT: {reason}" for reason, count in layers.left))
+    speedups.add("LoRA layers", use_fast_layers(model).describe())
     if label_head(model) is not None:
         speedups.add("Logits", "in chunks, where there is a label")
     else:
         speedups.add("Logits", "by the model's own forward", "its head is not one that is known to be computed alike")
     attention = str(getattr(getattr(model, "config", None), "_attn_implementation", None))
-    speedups.add("Attention", attention, f"on {device.type.upper()}, without a mask where none is needed")
+    if attention == CPU_ATTENTION and torch_dtype(precision) in TAKEN_DTYPES:
+        speedups.add("Attention", "by a backward of our own")
+    elif attention == CPU_ATTENTION:
+        speedups.add("Attention", "sdpa", f"torch's own is as fast in {precision}")
+    else:
+        speedups.add("Attention", attention)
     return speedups
 
 
@@ -68,7 +80,6 @@ def prepare_trunk(
     passes: float,
     fingerprint: Mapping[str, str],
     pad_token_id: int,
-    tokens_at_once: int,
 ) -> FrozenTrunk | None:
     """The output of the layers below the adapter for every example, where that can be kept and pays.
 
@@ -82,10 +93,10 @@ def prepare_trunk(
         passes: passes over the training data that are planned.
         fingerprint: digests of what the outputs depend on.
         pad_token_id: any id.
-        tokens_at_once: most tokens of one forward pass.
 
     Raises:
         ModelError: there is not enough memory for a single example.
+        StoppedError: a signal asked for it; what is there is kept.
     """
     what, folder = "Frozen layers", run.data_folder / "trunk"
     if section.frozen_layers_cache_gb == 0:
@@ -93,20 +104,24 @@ def prepare_trunk(
     elif passes < FEWEST_PASSES:
         reason = f"{passes:.2g} passes over the data are planned, and computing ahead costs one"
     else:
-        trunk = FrozenTrunk.prepare(
-            model,
-            splits,
-            folder,
-            fingerprint=fingerprint,
-            pad_token_id=pad_token_id,
-            autocast=accelerator.autocast,
-            device=accelerator.device,
-            limit_bytes=int(section.frozen_layers_cache_gb * 1e9),
-            tokens_at_once=tokens_at_once,
-        )
+        begun = time.monotonic()
+        with StopRequest() as stop:
+            trunk = FrozenTrunk.prepare(
+                model,
+                splits,
+                folder,
+                fingerprint=fingerprint,
+                pad_token_id=pad_token_id,
+                autocast=accelerator.autocast,
+                device=accelerator.device,
+                limit_bytes=int(section.frozen_layers_cache_gb * 1e9),
+                # Not the recipe's budget, which may change from one part of a run to the next.
+                tokens_at_once=micro_batch_tokens(accelerator.device),
+                is_stopped=lambda: stop.requested,
+            )
         if isinstance(trunk, FrozenTrunk):
-            size = f"{trunk.byte_count / 1e9:.3g} GB"
-            speedups.add(what, "computed once", f"{trunk.depth} layers below the adapter; their output took {size}")
+            took = f"{trunk.byte_count / 1e9:.3g} GB and {time.monotonic() - begun:.1f} s"
+            speedups.add(what, "computed once", f"{trunk.depth} layers below the adapter; their output took {took}")
             return trunk
         reason = trunk
     remove_stores(folder)  # of an earlier part of the run

@@ -113,9 +113,11 @@ class Trainer:
         self._multiple = width_multiple(precision)
         self._accelerator: Accelerator = make_accelerator(precision, section.report_to, run.folder / "trackers")
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._speedups = use_exact_layers(model, self._accelerator.device)
+        with self._accelerator.autocast():
+            self._speedups = use_exact_layers(model, precision)
         self._model = self._accelerator.prepare_model(model)
         self._trunk: FrozenTrunk | None = None
+        self._examples_at_work = 0
         self._optimizer = self._accelerator.prepare_optimizer(optim.make_adamw(self._parameters, section))
         self._lengths = lengths_of(train)
         budget = section.max_tokens_per_micro_batch
@@ -148,14 +150,7 @@ class Trainer:
             DiskError: metrics or a checkpoint cannot be written.
         """
         resumed_from = self._resume()
-        if self._state.gradient_checkpointing:
-            self._checkpoint_activations()
-        if self._run.killed_for_memory:
-            largest = max(map(len, self._micro_batches(self._state.step)))
-            change = need_less_memory(self._state, largest, self._checkpoint_activations)
-            self._say(f"the system killed the last process for lack of memory: {change}")
-            self._save(replace=True)  # If it is killed again, the next process goes on from this change.
-        self._prepare_trunk()
+        self._prepare()
         trackers = Trackers(self._accelerator, self._section, self._run)
         window = Window(self._state.window)
         if self._state.step == 0:
@@ -193,6 +188,20 @@ class Trainer:
             self._speedups,
         )
 
+    def _prepare(self) -> None:
+        """What goes before the first step of this process: its memory, and what can be computed ahead."""
+        if self._state.gradient_checkpointing:
+            self._checkpoint_activations()
+        if self._run.killed_for_memory:
+            # Which of the steps since the checkpoint it was is not known.
+            steps = range(self._state.step, self._state.step + self._section.save_steps)
+            largest = max(len(part) for step in steps for part in self._micro_batches(step))
+            change = need_less_memory(self._state, largest, self._checkpoint_activations)
+            self._say(f"the system killed the last process for lack of memory: {change}")
+            self._save(replace=True)  # If it is killed again, the next process goes on from this change.
+        if self._state.step < self._total and not self._state.stopped_early:
+            self._prepare_trunk()
+
     def _train_step(self, window: Window) -> None:
         """One optimizer step, counted in the state when it is done; without an update if its loss is no number."""
         started = time.monotonic()
@@ -210,6 +219,7 @@ class Trainer:
             self._state.not_finite_in_a_row = 0
         self._optimizer.zero_grad()
         if not is_finite:
+            optim.leave_out(self._accelerator)
             self._say(leave_step_out(self._state, mean_loss, not_finite_places(self._loss, batches)), step + 1)
         seconds = time.monotonic() - started
         self._state.step += 1
@@ -233,8 +243,7 @@ class Trainer:
             # Outside the handler: its traceback would keep the failed attempt's tensors alive.
             self._optimizer.zero_grad()
             release_memory()
-            largest = max(map(len, self._micro_batches(step)))
-            change = need_less_memory(self._state, largest, self._checkpoint_activations)
+            change = need_less_memory(self._state, self._examples_at_work, self._checkpoint_activations)
             self._say(f"memory ran out in step {step + 1}: {change}", step + 1)
 
     def _accumulate(self, step: int) -> tuple[list[Batch], float]:
@@ -244,6 +253,7 @@ class Trainer:
         targets = sum(batch.target_weight for batch in batches) or 1.0
         loss_sum = 0.0
         for number, (part, batch) in enumerate(zip(parts, batches, strict=True)):
+            self._examples_at_work = len(part)
             seed_dropout(self._section.seed, step, number)
             action = passing(f"forward:{step + 1}")
             with self._frozen_layers("train", part, batch):
@@ -261,6 +271,7 @@ class Trainer:
             self._lengths,
             max_examples=self._state.micro_batch_size,
             max_tokens=self._max_tokens,
+            multiple_of=self._multiple,
         )
 
     def _prepare_trunk(self) -> None:
@@ -278,10 +289,10 @@ class Trainer:
             passes=self._total / self._plan.steps_per_epoch,
             fingerprint=self._state.fingerprint,
             pad_token_id=self._pad_token_id,
-            tokens_at_once=self._max_tokens,
         )
         if self._state.uses_trunk and self._trunk is None:
-            self._say("the frozen layers' output can no longer be kept, so it is computed in every step from here on")
+            reason = self._speedups.why("Frozen layers")
+            self._say(f"the frozen layers' output is computed in every step from here on: {reason}")
         self._state.uses_trunk = self._trunk is not None
 
     def _frozen_layers(self, split: str, indices: Sequence[int], batch: Batch) -> AbstractContextManager[None]:
@@ -335,6 +346,7 @@ class Trainer:
             lengths,
             max_examples=self._section.per_device_eval_batch_size,
             max_tokens=self._max_tokens,
+            multiple_of=self._multiple,
         )
         self._model.eval()
         loss_sum, count = 0.0, 0
