@@ -74,8 +74,9 @@ def test_a_stopped_run_with_frozen_layers_ends_with_the_same_bytes(
 
 def test_a_run_that_began_without_goes_on_without(make_trainer: TrainerMaker) -> None:
     make_trainer(make_examples(16), model=top_layer_model(), frozen_layers_cache_gb=0.0, **SETTINGS).train()
-    result = make_trainer(make_examples(16), model=top_layer_model(), **SETTINGS).train()
-    assert result.resumed_from == 8
+    longer = {**SETTINGS, "max_steps": 12}
+    result = make_trainer(make_examples(16), model=top_layer_model(), **longer).train()
+    assert (result.resumed_from, result.state.step) == (8, 12)
     assert line(result.speedups, "Frozen layers") == ("in every step", "as when the run began")
 
 
@@ -128,8 +129,8 @@ def test_a_signal_while_computing_ahead_stops_the_run_and_keeps_what_is_there(
         asked.append(stop)
         return len(asked) == 3
 
-    monkeypatch.setattr(StopRequest, "requested", property(ask, lambda *_: None))
-    with pytest.raises(StoppedError, match="same command|frozen layers"):
+    monkeypatch.setattr(StopRequest, "requested", property(ask, lambda *_: None), raising=False)
+    with pytest.raises(StoppedError, match="the frozen layers give"):
         make_trainer(make_examples(16), model=top_layer_model(), folder="b", **SETTINGS).train()
     monkeypatch.undo()
     monkeypatch.setattr(speedups_module, "micro_batch_tokens", lambda _: 48)
