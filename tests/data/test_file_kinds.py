@@ -124,6 +124,7 @@ def test_an_east_asian_encoding_is_named_with_the_way_out(
         ("plain English, " * 100).encode() + CHINESE[:10].encode("gbk"),
         "El niño comió piñones y después bebió café à la crème, où l'été était déjà fini, größer als früher. "
         "ÀÉÈÇ ÄÖÜ ß".encode("cp1252"),
+        b"a row of rubbish\n" + b"\xa1\xa1" * 40,
         "Съешь же ещё этих мягких французских булок, да выпей чаю.".encode("cp1251"),
     ],
 )

@@ -66,7 +66,8 @@ _ENCODINGS = (
 )
 _ICONV_NAMES = {"EUC-KR": "CP949", "Big5": "BIG5-HKSCS"}
 """The supersets that are met in practice; under the plain names iconv refuses their further characters."""
-_FEWEST_OTHER_BYTES = 4
+_FEWEST_OTHER_CHARACTERS = 8
+"""Different ones; fewer may be rubbish in a row, which is told by its row."""
 _SMALLEST_OTHER_SHARE = 0.1
 """Of bytes that are no UTF-8; a set with a row or two of them is read, and the rows are told."""
 _SMALLEST_COMMON_SHARE = 0.8
@@ -141,7 +142,7 @@ def _east_asian(start: bytes) -> tuple[str, str] | None:
     """Text in an older encoding of Chinese or Korean: its name, and what to do about it."""
     text = start.decode("utf-8", "surrogateescape")
     other = sum("\udc80" <= character <= "\udcff" for character in text)
-    if other < max(_FEWEST_OTHER_BYTES, _SMALLEST_OTHER_SHARE * len(start)):
+    if other < _SMALLEST_OTHER_SHARE * len(start):
         return None
     scores = {encoding: _common_share(start, codec, low, common) for encoding, codec, low, common in _ENCODINGS}
     best = max(scores, key=lambda encoding: scores[encoding])
@@ -153,12 +154,14 @@ def _east_asian(start: bytes) -> tuple[str, str] | None:
 
 
 def _common_share(start: bytes, codec: str, lowest_second: int, common: tuple[range, ...]) -> float:
-    """The share of the pairs of bytes that write a common character; 0 where `start` does not decode."""
+    """The share of the pairs of bytes that write a common character; 0 where `start` does not decode or has few."""
     try:
         codecs.getincrementaldecoder(codec)().decode(start)  # the last character may be cut
     except UnicodeDecodeError:
         return 0.0
     pairs = _PAIR.findall(start)
+    if len(set(pairs)) < _FEWEST_OTHER_CHARACTERS:
+        return 0.0
     good: int = sum(
         pair[1] >= lowest_second and any(pair[0] in one for one in common) for pair in pairs if len(pair) == 2
     )
