@@ -81,8 +81,10 @@ def test_a_killed_process_is_told_with_the_remedy() -> None:
 
 
 SCRIPT = """
-import itertools, os, sys
+import itertools, os, signal, sys
 from tunesmith.data.workers import map_chunks
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 
 def work(shared, chunk):
     return os.getpid()
@@ -103,8 +105,10 @@ for process in map_chunks(work, None, chunks(), num_proc=2):
 
 
 EARLY = """
-import itertools, os
+import itertools, os, signal
 from tunesmith.data.workers import map_chunks
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 
 def work(shared, chunk):
     if chunk == 10:
@@ -133,6 +137,8 @@ def test_an_interrupt_while_processes_start_ends_all(delay: int, tmp_path: Path)
             with suppress(subprocess.TimeoutExpired):
                 errors = process.communicate(timeout=2)[1]
                 break
+        else:
+            process.kill()
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0
 
