@@ -37,14 +37,6 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_folder_of_other_files_with_a_recipe_of_its_own_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("mine")
-    (tmp_path / "data").mkdir()
-    with pytest.raises(RunError, match="not a run"):
-        Run.create(tmp_path, RECIPE)
-    assert (tmp_path / "recipe.yaml").read_text() == "mine"
-
-
 def test_a_folder_that_a_killed_process_had_only_begun_is_taken_up(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".recipe.yaml.new").write_text("mod")

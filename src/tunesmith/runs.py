@@ -83,9 +83,7 @@ class Run:
             DiskError: it cannot be written.
         """
         run = cls(folder)
-        # A process killed between the two leaves the recipe alone; a user's own folder holds more.
-        is_run = run.recipe_file.exists() and run.environment_file.exists()
-        if folder.is_dir() and not is_run and any(_is_foreign(path) for path in folder.iterdir()):
+        if folder.is_dir() and not run.recipe_file.exists() and any(map(_is_foreign, folder.iterdir())):
             raise RunError(
                 "this folder holds other files and is not a run", place=str(folder), remedy="choose another with --run"
             )
@@ -336,8 +334,8 @@ def _as_written(value: object) -> str:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Neither the recipe nor a file that a process of ours was writing when it was killed; see `durable`."""
-    return path.name != "recipe.yaml" and not (path.name.startswith(".") and path.name.endswith(".new"))
+    """Not a file that a process of ours was writing when it was killed; see `durable`."""
+    return not (path.name.startswith(".") and path.name.endswith(".new"))
 
 
 def _holder(note: Path) -> str:
