@@ -1,8 +1,10 @@
 """What holds for all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tunesmith.config import ModelSection
@@ -21,3 +23,12 @@ def smollm2_folder() -> Path:
         return resolve_model(ModelSection(name="smollm2-135m"))
     except ModelError as error:
         pytest.skip(f"the model cannot be fetched here: {error.message}")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of torch: for models so small that a second one only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

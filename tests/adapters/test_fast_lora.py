@@ -1,6 +1,6 @@
 """The fast LoRA layers give what PEFT's give: on the fast path to rounding, everywhere else to the bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,7 @@ Figures = dict[str, torch.Tensor]
 """Logits, loss and the gradient of each trainable parameter by its name."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The models here are so small that a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import FAMILIES, tiny_model
 from tests.training.conftest import make_examples
-from tunesmith.data.batching import MEGABATCH_STEPS, StepPlan, collate, lengths_of, micro_batches, shortest_first
+from tunesmith.data.batching import MEGABATCH_STEPS, StepPlan, collate, lengths_of, shortest_first
 from tunesmith.data.records import IGNORED_LABEL, TokenizedExample
 from tunesmith.training.loss import summed_loss
 
@@ -99,23 +98,6 @@ def test_lengths_are_taken_from_the_sequence_or_counted() -> None:
 @given(st.lists(st.integers(1, 9)))
 def test_the_shortest_come_first_and_like_lengths_stay_in_their_order(lengths: list[int]) -> None:
     assert shortest_first(lengths).tolist() == sorted(range(len(lengths)), key=lambda index: lengths[index])
-
-
-@given(st.lists(st.integers(1, 40), min_size=1), st.integers(1, 9), st.integers(1, 100), st.randoms())
-def test_micro_batches_hold_every_example_once_within_both_limits(
-    lengths: list[int], max_examples: int, max_tokens: int, order: random.Random
-) -> None:
-    indices = [index for index in range(len(lengths)) if index % 3]
-    order.shuffle(indices)
-    parts = micro_batches(indices, lengths, max_examples=max_examples, max_tokens=max_tokens)
-    assert sorted(index for part in parts for index in part) == sorted(indices)
-    for part in parts:
-        assert 1 <= len(part) <= max_examples
-        assert len(part) == 1 or len(part) * max(lengths[index] for index in part) <= max_tokens
-    for part, following in pairwise(parts):
-        longest = lengths[part[0]]
-        assert min(lengths[index] for index in part) >= lengths[following[0]], "like lengths together"
-        assert len(part) == max_examples or (len(part) + 1) * longest > max_tokens, "none could have taken one more"
 
 
 def _reference_steps(lengths: list[int], step_size: int, strategy: str, seed: int, epoch: int) -> list[list[int]]:

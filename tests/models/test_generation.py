@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -183,20 +181,3 @@ def test_an_example_longer_than_the_context_is_named() -> None:
     model = tiny_model(max_position_embeddings=16)
     with pytest.raises(ModelError, match="example 1 needs 17 tokens"):
         token_log_likelihood(model, [([1] * 17, [1] * 17)], batch_size=2, pad_token_id=PAD)
-
-
-@given(
-    lengths=st.lists(st.integers(1, 50), max_size=40),
-    batch_size=st.integers(1, 8),
-    tokens_at_once=st.none() | st.integers(1, 200),
-)
-@settings(max_examples=60)
-def test_batches_hold_every_index_once_within_their_limits(
-    lengths: list[int], batch_size: int, tokens_at_once: int | None
-) -> None:
-    batches = list(generation._batches(lengths, batch_size, tokens_at_once))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert 1 <= len(batch) <= batch_size
-        if tokens_at_once is not None and len(batch) > 1:
-            assert len(batch) * max(lengths[i] for i in batch) <= tokens_at_once

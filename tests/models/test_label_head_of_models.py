@@ -13,10 +13,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.models.test_label_head import _one_thread, _small_chunks, random, relative_error  # noqa: F401  # fixtures
+from tests.models.test_label_head import _small_chunks, random, relative_error  # noqa: F401  # fixtures
 from tests.tiny import FAMILIES, VOCABULARY_SIZE, tiny_model
 from tunesmith.models import label_head as module
 from tunesmith.models.label_head import LogitRule, label_head
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LOGIT_CHANGERS: dict[str, dict[str, Any]] = {
     "gemma2": {"final_logit_softcapping": 3.0},

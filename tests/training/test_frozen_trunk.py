@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,11 +15,12 @@ from tests.training.conftest import make_examples
 from tunesmith.adapters.targets import linear_modules
 from tunesmith.data.batching import collate, lengths_of
 from tunesmith.data.records import TokenizedExample
+from tunesmith.like_lengths import batches_of_like_length
 from tunesmith.models.label_head import label_head
 from tunesmith.training import frozen_trunk as module
 from tunesmith.training import trunk_layers
 from tunesmith.training.accelerator import make_accelerator
-from tunesmith.training.frozen_trunk import FrozenTrunk, canonical_batches
+from tunesmith.training.frozen_trunk import FrozenTrunk
 from tunesmith.training.loss import summed_loss
 from tunesmith.training.trunk_store import TrunkStore
 
@@ -59,6 +59,12 @@ def prepared(
     trunk = answer(model, folder, {"train": examples}, **changes)
     assert isinstance(trunk, FrozenTrunk), trunk
     return trunk
+
+
+def canonical_batches() -> list[list[int]]:
+    """The batches that `prepared` fills the store in."""
+    lengths = lengths_of(EXAMPLES)
+    return batches_of_like_length(lengths, max_examples=len(lengths), max_tokens=TOKENS_AT_ONCE)
 
 
 def answer(
@@ -118,9 +124,9 @@ def test_losses_and_gradients_are_those_of_the_whole_model(tmp_path: Path, famil
 def test_in_the_batches_it_was_filled_with_they_are_equal(tmp_path: Path, family: str, dtype: torch.dtype) -> None:
     model, autocast = adapted(family, dtype), autocast_of(dtype)
     trunk = prepared(model, tmp_path, autocast=autocast)
-    for rows in canonical_batches(lengths_of(EXAMPLES), TOKENS_AT_ONCE):
-        loss, gradients = loss_and_gradients(model, rows.tolist(), None, autocast)
-        stored_loss, stored_gradients = loss_and_gradients(model, rows.tolist(), trunk, autocast)
+    for rows in canonical_batches():
+        loss, gradients = loss_and_gradients(model, rows, None, autocast)
+        stored_loss, stored_gradients = loss_and_gradients(model, rows, trunk, autocast)
         assert torch.equal(loss, stored_loss)
         assert gradients
         assert all(torch.equal(stored_gradients[name], value) for name, value in gradients.items())
@@ -177,13 +183,6 @@ def test_rows_come_in_the_order_of_the_batch(tmp_path: Path) -> None:
         assert loss.item() == pytest.approx(alone, rel=1e-5)
 
 
-def test_the_longest_batches_come_first_and_none_is_over_the_budget() -> None:
-    lengths = [5, 30, 7, 80, 7, 2]
-    batches = [batch.tolist() for batch in canonical_batches(lengths, 40)]
-    assert batches == [[3], [1], [2, 4, 0, 5]]
-    assert canonical_batches(np.array(lengths, dtype=np.uint32), 40)[0].tolist() == [3]
-
-
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[int]:
     """Lets filling fail in its batch number `count`; gives how many examples were in each that was computed."""
     real = trunk_layers.trunk_output
@@ -201,7 +200,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch, error: BaseExce
 
 def test_an_interrupted_fill_goes_on_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(adapted(), tmp_path / "whole")
-    count = len(canonical_batches(lengths_of(EXAMPLES), TOKENS_AT_ONCE))
+    count = len(canonical_batches())
     with monkeypatch.context() as patch:
         interrupt_after(2, patch, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -226,7 +225,7 @@ def test_what_is_done_is_made_lasting_along_the_way(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(TrunkStore, "commit", commit)
     prepared(adapted(), tmp_path)
-    count = len(canonical_batches(lengths_of(EXAMPLES), TOKENS_AT_ONCE))
+    count = len(canonical_batches())
     assert committed == [*range(1, count + 1), count]
 
 
@@ -286,9 +285,9 @@ def test_reasons_are_told_in_words_and_leave_no_file(tmp_path: Path, monkeypatch
 
 
 def test_a_complete_store_needs_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared(adapted(), tmp_path)
+    made = prepared(adapted(), tmp_path)
     monkeypatch.setattr(module, "RESERVE_BYTES", 1 << 60)
-    prepared(adapted(), tmp_path)
+    assert prepared(adapted(), tmp_path).byte_count == made.byte_count > 0
 
 
 def test_a_disk_that_fills_up_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,9 +360,9 @@ def test_it_works_on_a_model_that_accelerate_has_wrapped(tmp_path: Path, precisi
     accelerator = make_accelerator(precision)
     model = accelerator.prepare_model(adapted(dtype=torch.float32 if precision == "fp32" else torch.bfloat16))
     trunk = prepared(model, tmp_path, autocast=accelerator.autocast, device=accelerator.device)
-    for rows in canonical_batches(lengths_of(EXAMPLES), TOKENS_AT_ONCE):
-        loss, gradients = loss_and_gradients(model, rows.tolist(), None)
-        stored_loss, stored_gradients = loss_and_gradients(model, rows.tolist(), trunk)
+    for rows in canonical_batches():
+        loss, gradients = loss_and_gradients(model, rows, None)
+        stored_loss, stored_gradients = loss_and_gradients(model, rows, trunk)
         assert torch.equal(loss, stored_loss)
         assert all(torch.equal(stored_gradients[name], value) for name, value in gradients.items())
 

@@ -1,6 +1,6 @@
 """The training loss with weights: equal to examples taken one at a time, and no part of what is only measured."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,7 @@ WEIGHTS = (1.0, 0.25, 3.0, 1.0, 1.0, 0.001, 0.5, 1.0)
 """Of eight examples; the fourth and fifth make up a micro-batch without weights."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The models here are so small that a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weighted_examples(weights: Sequence[float] = WEIGHTS, *, seed: int = 0) -> list[TokenizedExample]:

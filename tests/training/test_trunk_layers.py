@@ -9,8 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from tests.tiny import tiny_model
+from tunesmith.models.modules import evaluation_mode
 from tunesmith.training.trunk_layers import (
-    evaluating,
     find_stack,
     probe,
     standing_in,
@@ -120,7 +120,7 @@ def test_the_trunk_alone_is_run_for_its_output_and_not_at_all_while_it_is_left_o
     model = adapted()
     stack, counts = find_stack(model), counted(model)
     assert stack is not None
-    with evaluating(model):
+    with evaluation_mode(model), torch.no_grad():
         hidden_BTH = trunk_output(stack, 2, IDS_BT, contextlib.nullcontext)
     assert counts == [1, 1, 0, 0]
     with standing_in(stack.layers[:2], hidden_BTH):
@@ -155,7 +155,7 @@ def test_evaluating_puts_each_module_back_into_its_own_mode() -> None:
     model = adapted()
     model.train()
     part = model.get_base_model().model.layers[0].eval()
-    with evaluating(model):
+    with evaluation_mode(model), torch.no_grad():
         assert not model.training
         assert not torch.is_grad_enabled()
     assert model.training

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 
 from tunesmith._version import __version__
 from tunesmith.errors import ContractError
-from tunesmith.models.generation import device_of, evaluation_mode, logits_at
+from tunesmith.models.generation import device_of, logits_at
+from tunesmith.models.modules import evaluation_mode
 
 CONTRACT_FILE = "tunesmith.json"
 FORMAT = 1

@@ -24,7 +24,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tunesmith.models.hooks import is_hooked
+from tunesmith.models.modules import is_hooked
 
 
 @dataclass(frozen=True)

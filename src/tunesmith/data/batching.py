@@ -69,34 +69,6 @@ def shortest_first(lengths: Sequence[int]) -> NDArray[np.intp]:
     return np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
 
 
-def micro_batches(
-    indices: Sequence[int], lengths: Sequence[int], *, max_examples: int, max_tokens: int, multiple_of: int = 1
-) -> list[list[int]]:
-    """Divides the examples of one step into micro-batches of like length, the longest first.
-
-    The losses of a step are summed, so how it is divided changes nothing but rounding (and with dropout
-    its noise, which is drawn by micro-batch). A micro-batch has at most
-    `max_examples` examples and, padding counted, at most `max_tokens` tokens; an example that is longer is alone.
-
-    Args:
-        indices: the examples of the step.
-        lengths: tokens of every example of the data set.
-        max_examples: most examples of one forward pass.
-        max_tokens: most tokens of one forward pass.
-        multiple_of: what `collate` rounds the padded length up to.
-    """
-    parts: list[list[int]] = []
-    for index in sorted(indices, key=lambda index: -int(lengths[index])):
-        full = not parts or len(parts[-1]) == max_examples
-        if (
-            full
-            or (len(parts[-1]) + 1) * math.ceil(int(lengths[parts[-1][0]]) / multiple_of) * multiple_of > max_tokens
-        ):
-            parts.append([])
-        parts[-1].append(index)
-    return parts
-
-
 def collate(examples: Sequence[TokenizedExample], pad_token_id: int, *, multiple_of: int = 1) -> Batch:
     """Pads `examples` to the longest of them, or to the next multiple of `multiple_of`.
 

@@ -20,9 +20,11 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from tunesmith.errors import ModelError
+from tunesmith.like_lengths import batches_of_like_length
 from tunesmith.models.folder import context_length
 from tunesmith.models.halving import in_halves
 from tunesmith.models.label_head import label_head
+from tunesmith.models.modules import evaluation_mode, unwrapped
 from tunesmith.progress import task
 
 IGNORED_LABEL = -100
@@ -83,7 +85,7 @@ def generate(
     answers: dict[int, Answer] = {}
     with task(what, total=len(prompts), unit="answers") as progress, evaluation_mode(model), _neutral_settings(model):
         started, tokens = time.monotonic(), 0
-        for indices in _batches([len(prompt) for prompt in prompts], batch_size):
+        for indices in batches_of_like_length([len(prompt) for prompt in prompts], max_examples=batch_size):
             batch = in_halves(
                 lambda some: _generate_batch(
                     model, [prompts[i] for i in some], [limits[i] for i in some], stop_token_ids, pad_token_id
@@ -163,7 +165,8 @@ def token_log_likelihood(
     # Only where the model's own forward is needed do the logits of all positions exist at once.
     tokens_at_once = LOGITS_AT_ONCE // _config(model).vocab_size if label_head(model) is None else TOKENS_AT_ONCE
     with task(what, total=len(examples), unit="examples") as progress, evaluation_mode(model), torch.inference_mode():
-        for indices in _batches([len(input_ids) for input_ids, _ in examples], batch_size, tokens_at_once):
+        lengths = [len(input_ids) for input_ids, _ in examples]
+        for indices in batches_of_like_length(lengths, max_examples=batch_size, max_tokens=tokens_at_once):
             batch = in_halves(
                 lambda some: _score_batch(model, [examples[i] for i in some], pad_token_id), indices, what="scoring"
             )
@@ -310,19 +313,6 @@ def _losses_by_forward(model: nn.Module, input_ids_BT: Tensor, targets_BT: Tenso
     )
 
 
-def _batches(lengths: Sequence[int], batch_size: int, tokens_at_once: int | None = None) -> Iterator[list[int]]:
-    """Indices in batches of like length, the longest first, so that a lack of memory shows at once."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        too_wide = tokens_at_once is not None and batch and (len(batch) + 1) * lengths[batch[0]] > tokens_at_once
-        if len(batch) == batch_size or too_wide:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
 def _answer_limits(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int]
 ) -> list[int]:
@@ -359,17 +349,6 @@ def device_of(model: nn.Module) -> torch.device:
     return cast(Tensor, cast(Any, model).get_input_embeddings().weight).device
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off within, and the model's mode as it was afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def _settings(**values: Any) -> GenerationConfig:
     return GenerationConfig(**values)
 
@@ -381,8 +360,7 @@ def _neutral_settings(model: nn.Module) -> Iterator[None]:
     transformers fills whatever a given `GenerationConfig` leaves open from them, so a `repetition_penalty` of the
     model's folder would apply. A PEFT wrapper has settings of its own beside those of the model within.
     """
-    wrapped = cast(Any, model)
-    holders = [wrapped, wrapped.get_base_model()] if hasattr(wrapped, "get_base_model") else [wrapped]
+    holders = list(dict.fromkeys([cast(Any, model), unwrapped(model)]))
     own = [holder.generation_config for holder in holders]
     for holder in holders:
         holder.generation_config = _settings()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from tunesmith.models.hooks import is_hooked
+from tunesmith.models.modules import evaluation_mode, is_hooked, unwrapped
 
 CHUNK_BYTES = 1 << 27
 """Most bytes of a chunk's float32 logits; two or three tensors of that size exist at once. Every chunk reads the
@@ -139,21 +139,15 @@ def label_head(model: nn.Module) -> LabelHead | None:
     if model not in _RULES:
         _RULES[model] = _probe(model)
     rule = _RULES[model]
-    return None if rule is None else LabelHead(_causal(model), rule)
+    return None if rule is None else LabelHead(unwrapped(model), rule)
 
 
 # Rules only: a `LabelHead` here would keep its model, the key, alive for ever.
 _RULES: weakref.WeakKeyDictionary[nn.Module, LogitRule | None] = weakref.WeakKeyDictionary()
 
 
-def _causal(model: nn.Module) -> Any:
-    """The model of transformers itself, out of PEFT's."""
-    wrapped = cast(Any, model)
-    return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
-
-
 def _probe(model: nn.Module) -> LogitRule | None:
-    wrapped, causal = cast(Any, model), _causal(model)
+    wrapped, causal = cast(Any, model), unwrapped(model)
     # Prompt learning and activated LoRA look at the token ids in PEFT's own forward.
     for config in getattr(wrapped, "peft_config", {}).values():
         if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
@@ -163,12 +157,10 @@ def _probe(model: nn.Module) -> LogitRule | None:
         return None
     rule = LogitRule.of(causal.config.get_text_config(decoder=True))
     head = LabelHead(causal, rule)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         embeddings_VH = causal.get_input_embeddings().weight
         input_ids_1T = torch.arange(_PROBED_TOKENS, device=embeddings_VH.device)[None] % embeddings_VH.shape[0]
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             ours_1TV = rule.apply(head.module(head.hidden(input_ids_1T))).float()
             theirs_1TV = wrapped(input_ids=input_ids_1T, use_cache=False).logits.float()
     except torch.OutOfMemoryError:
@@ -176,9 +168,6 @@ def _probe(model: nn.Module) -> LogitRule | None:
     except (AttributeError, TypeError, ValueError, RuntimeError):
         # A decoder that is called otherwise; what is truly wrong shows when the model runs its own `forward`.
         return None
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if ours_1TV.shape != theirs_1TV.shape:
         return None
     tolerance = _TOLERANCE.get(embeddings_VH.dtype, 1e-5) * max(float(theirs_1TV.abs().max()), 1e-6)

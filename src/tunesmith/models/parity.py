@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import ModelError
-from tunesmith.models.generation import Answer, device_of, evaluation_mode, generate, logits_at
+from tunesmith.models.generation import Answer, device_of, generate, logits_at
+from tunesmith.models.modules import evaluation_mode
 from tunesmith.progress import track
 
 MAX_POSITIONS = 512

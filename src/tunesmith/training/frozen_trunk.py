@@ -1,7 +1,7 @@
 """The output of the frozen layers, computed once for each example and read from disk in every later use.
 
 Where only the upper layers carry an adapter (`adapter.layers: last:N`), what the layers below give for an example is
-the same in every epoch. Filling goes in batches that depend on the data alone (`canonical_batches`), not on which
+the same in every epoch. Filling goes in batches that depend on the data alone, not on which
 training batch an example meets first: so a run that was stopped and resumed reads what the undisturbed one reads.
 
 Shapes: B examples, T tokens, H the hidden size.
@@ -24,13 +24,14 @@ from torch import nn
 from tunesmith.data.batching import collate, lengths_of, shortest_first
 from tunesmith.data.records import TokenizedExample
 from tunesmith.errors import DiskError, StoppedError
+from tunesmith.like_lengths import batches_of_like_length
 from tunesmith.models.halving import in_halves
+from tunesmith.models.modules import evaluation_mode
 from tunesmith.progress import Task, task
 from tunesmith.training.trunk_layers import (
     Autocast,
     HiddenFormat,
     Stack,
-    evaluating,
     find_stack,
     probe,
     standing_in,
@@ -49,34 +50,15 @@ COMMIT_BYTES = 32 << 20
 _WHAT = "computing what the frozen layers give"
 
 
-def canonical_batches(lengths: Sequence[int] | NDArray[np.int64], tokens_at_once: int) -> list[NDArray[np.intp]]:
-    """The batches in which a split is filled: a function of its lengths alone.
-
-    The longest come first, so that a lack of memory shows at once; equal ones stay in their order.
-
-    Args:
-        lengths: tokens of each example.
-        tokens_at_once: most tokens of a batch with its padding; a longer example is a batch of its own.
-    """
-    known = np.asarray(lengths, dtype=np.int64)
-    order = np.argsort(-known, kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        count = max(1, tokens_at_once // max(1, int(known[order[start]])))
-        batches.append(order[start : start + count])
-        start += count
-    return batches
-
-
 @dataclass(frozen=True)
 class _Split:
     examples: Sequence[TokenizedExample]
     lengths: NDArray[np.int64]
-    batches: list[NDArray[np.intp]]
+    batches: list[list[int]]
     store: TrunkStore
 
-    def tokens_of(self, batches: Sequence[NDArray[np.intp]]) -> int:
-        return sum(int(self.lengths[batch].sum()) for batch in batches)
+    def tokens_of(self, batches: Sequence[Sequence[int]]) -> int:
+        return sum(int(self.lengths[list(batch)].sum()) for batch in batches)
 
     @property
     def tokens_done(self) -> int:
@@ -155,7 +137,8 @@ class FrozenTrunk:
         for name, examples in filled.items():
             lengths = np.asarray(lengths_of(examples), dtype=np.int64)
             store = TrunkStore(folder, name, lengths, hidden_size=format_.size, dtype=format_.dtype, fingerprint=marks)
-            splits[name] = _Split(examples, lengths, canonical_batches(lengths, tokens_at_once), store)
+            batches = batches_of_like_length(lengths.tolist(), max_examples=len(lengths), max_tokens=tokens_at_once)
+            splits[name] = _Split(examples, lengths, batches, store)
         trunk = cls(stack, depth, splits, folder, device)
         obstacle = _no_room(folder, splits.values()) or trunk._fill(model, pad_token_id, autocast, is_stopped)
         if obstacle is not None:
@@ -203,7 +186,7 @@ class FrozenTrunk:
         done = sum(split.tokens_done for split in splits)
         total = done + sum(split.tokens_left for split in splits)
         try:
-            with evaluating(model), task(_WHAT.capitalize(), total, "tokens") as progress:
+            with evaluation_mode(model), torch.no_grad(), task(_WHAT.capitalize(), total, "tokens") as progress:
                 progress.start_at(done)
                 for split in splits:
                     self._fill_split(split, pad_token_id, autocast, is_stopped, progress)
@@ -226,7 +209,7 @@ class FrozenTrunk:
 
         try:
             for batch in split.batches[done:]:
-                in_halves(compute, batch.tolist(), what=_WHAT)
+                in_halves(compute, batch, what=_WHAT)
                 done += 1
                 tokens = split.tokens_of([batch])
                 progress.advance(tokens)

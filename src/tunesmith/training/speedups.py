@@ -19,7 +19,7 @@ from tunesmith.report import Table
 from tunesmith.runs import Run
 from tunesmith.training.frozen_trunk import FrozenTrunk
 from tunesmith.training.signals import StopRequest
-from tunesmith.training.trunk_layers import trunk_depth, trunk_obstacle
+from tunesmith.training.trunk_layers import trunk_obstacle
 from tunesmith.training.trunk_store import remove_stores
 
 FEWEST_PASSES = 1.25
@@ -102,8 +102,8 @@ def prepare_trunk(
     what, folder = "Frozen layers", run.data_folder / "trunk"
     if section.frozen_layers_cache_gb == 0:
         reason = "train.frozen_layers_cache_gb is 0"
-    elif trunk_depth(model) == 0:
-        reason = str(trunk_obstacle(model))
+    elif (obstacle := trunk_obstacle(model)) is not None:
+        reason = obstacle
     elif passes < FEWEST_PASSES:
         reason = f"the data are passed over {passes:.2g} times, and computing ahead costs once"
     else:

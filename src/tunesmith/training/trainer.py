@@ -22,10 +22,11 @@ from torch import nn
 
 from tunesmith.adapters.methods import regularization_loss
 from tunesmith.config import TrainSection
-from tunesmith.data.batching import Batch, StepPlan, collate, lengths_of, micro_batches
+from tunesmith.data.batching import Batch, StepPlan, collate, lengths_of
 from tunesmith.data.records import TokenizedExample
 from tunesmith.errors import RunError, StoppedError, TrainError
 from tunesmith.failpoints import passing
+from tunesmith.like_lengths import batches_of_like_length
 from tunesmith.models.backend import (
     Precision,
     is_out_of_memory,
@@ -265,10 +266,14 @@ class Trainer:
         return batches, loss_sum
 
     def _micro_batches(self, step: int) -> list[list[int]]:
-        """The examples of a step as they are computed together."""
-        return micro_batches(
-            [index for part in self._plan.step(step) for index in part],
+        """The examples of a step as they are computed together.
+
+        The losses of a step are summed, so how it is divided changes nothing but rounding (and with dropout its noise,
+        which is drawn by micro-batch).
+        """
+        return batches_of_like_length(
             self._lengths,
+            [index for part in self._plan.step(step) for index in part],
             max_examples=self._state.micro_batch_size,
             max_tokens=self._max_tokens,
             multiple_of=self._multiple,
@@ -340,10 +345,8 @@ class Trainer:
         """{"eval_loss": nats a target token, without weights}, or nothing where there is no validation set."""
         if not self._validation:
             return {}
-        lengths = lengths_of(self._validation)
-        parts = micro_batches(
-            range(len(lengths)),
-            lengths,
+        parts = batches_of_like_length(
+            lengths_of(self._validation),
             max_examples=self._section.per_device_eval_batch_size,
             max_tokens=self._max_tokens,
             multiple_of=self._multiple,

@@ -23,6 +23,7 @@ from tunesmith.adapters.targets import decoder_layers
 from tunesmith.errors import AdapterError
 from tunesmith.models.backend import is_out_of_memory
 from tunesmith.models.folder import one_line
+from tunesmith.models.modules import evaluation_mode, unwrapped
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -56,8 +57,7 @@ class Stack:
 
 def find_stack(model: nn.Module) -> Stack | None:
     """The decoder layers of PEFT around a causal language model, or of the model itself; None where there are none."""
-    untyped: Any = model
-    base = untyped.get_base_model() if hasattr(untyped, "get_base_model") else untyped
+    base = unwrapped(model)
     try:
         path, layers = decoder_layers(base)
     except (AdapterError, AttributeError):
@@ -210,19 +210,6 @@ def standing_in(layers: Sequence[nn.Module], hidden_BTH: torch.Tensor) -> Iterat
         yield
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode and records no gradients; then in the mode it was in."""
-    was = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in was.items():
-            module.training = training
-
-
 class NotPlainError(Exception):
     """A decoder layer gives something else than one tensor of hidden states."""
 
@@ -230,7 +217,7 @@ class NotPlainError(Exception):
 def trunk_output(stack: Stack, depth: int, input_ids_BT: torch.Tensor, autocast: Autocast) -> torch.Tensor:
     """What layer `depth - 1` gives: hidden states [B, T, H].
 
-    The layers above and the head are not run. To be called within `evaluating`.
+    The layers above and the head are not run. To be called in evaluation mode and without gradients.
 
     Args:
         stack: the layers.
@@ -288,7 +275,7 @@ def probe(
     ids_BT = torch.tensor([row + [pad_token_id] * (width - len(row)) for row in cut], device=device)
     is_token_BT = torch.tensor([[at < len(row) for at in range(width)] for row in cut], device=device)
     try:
-        with evaluating(model):
+        with evaluation_mode(model), torch.no_grad():
             hidden_BTH = trunk_output(stack, depth, ids_BT, autocast)
             if hidden_BTH.dtype not in _TOLERANCE:
                 return f"the hidden states are {hidden_BTH.dtype}"
