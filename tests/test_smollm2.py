@@ -61,9 +61,10 @@ def test_it_answers_and_stops(smollm2_folder: Path) -> None:
 
 
 def test_the_gradients_of_a_step_are_those_of_float64(smollm2_folder: Path) -> None:
-    """Fast layers and chunked head together; plain float32 through torch's cross_entropy is off by up to 6e-4 here."""
+    """Fast layers and chunked head together: 1.3e-5 from it, where torch's cross_entropy in float32 is 1.6e-4."""
     template = ChatTemplate(load_tokenizer(smollm2_folder))
-    messages = (Message("user", "Name three rivers."), Message("assistant", "The Nile, the Amazon and the Danube."))
+    turns = json.loads(Path("data/orders/train.jsonl").read_text(encoding="utf-8").splitlines()[0])["messages"]
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
     example = template.encode(Example(messages, Place("train.jsonl", 1)))
     torch.manual_seed(0)
     model = attach_adapter(load_model(smollm2_folder, precision="fp32", device=torch.device("cpu")), AdapterSection())
