@@ -5,7 +5,7 @@ imported here.
 """
 
 from tunesmith.config.adapter_section import AdapterSection
-from tunesmith.config.data_section import ColumnMapping, DataRules, DataSection, HubDataset
+from tunesmith.config.data_section import ColumnMapping, DataFormat, DataRules, DataSection, HubDataset
 from tunesmith.config.evaluate_section import EvaluateSection, Targets
 from tunesmith.config.export_section import ExportSection
 from tunesmith.config.model_section import ModelSection
@@ -17,6 +17,7 @@ __all__ = [
     "FLOAT_WITHOUT_DOT",
     "AdapterSection",
     "ColumnMapping",
+    "DataFormat",
     "DataRules",
     "DataSection",
     "EvaluateSection",
