@@ -15,6 +15,7 @@ from tunesmith.data.records import TokenizedExample
 from tunesmith.models.attention import TAKEN_DTYPES
 from tunesmith.models.backend import CPU_ATTENTION, Precision, micro_batch_tokens, torch_dtype
 from tunesmith.models.label_head import label_head
+from tunesmith.models.liger import use_liger
 from tunesmith.report import Table
 from tunesmith.runs import Run
 from tunesmith.training.frozen_trunk import FrozenTrunk
@@ -55,6 +56,8 @@ def use_exact_layers(model: nn.Module, precision: Precision) -> Speedups:
     To be called under the autocast that training runs in: the head is tried against the model's own logits.
     """
     speedups = Speedups()
+    if (liger := use_liger(model)) is not None:
+        speedups.add("Kernels", liger)
     speedups.add("LoRA layers", use_fast_layers(model).describe())
     if label_head(model) is not None:
         speedups.add("Logits", "in chunks, where there is a label")
