@@ -30,8 +30,8 @@ class TrainSection(Section):
             8,192 on CUDA.
         frozen_layers_cache_gb: most disk for what the layers below the lowest adapter give, computed once for all
             epochs (with `adapter.layers: last:N`); 0 computes it in every step.
-        compile: `torch.compile` for the decoder layers. auto compiles where a forecast from the recipe, the data and the
-            class of processor says that it saves more time within the run than it costs; a resumed run does as it
+        compile: `torch.compile` for the decoder layers. auto compiles where a forecast from the recipe, the data and
+            the class of processor says that it saves more time within the run than it costs; a resumed run does as it
             began. on always tries. Without a C++ compiler, or where compiled layers give other numbers, training goes
             on in eager and the report says why.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.

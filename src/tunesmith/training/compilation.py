@@ -1,12 +1,13 @@
 """`torch.compile` for decoder layers, where a forecast says that it pays, and eager wherever it does not work.
 
 A layer at a time is compiled, with sizes of batch and width left open: one artefact serves all layers of like code and
-all shapes of micro-batches. torch tells a batch of one example apart from larger ones, so at most two artefacts for each
-kind of layer are made, all of them before the first step, in a try-out that compares outputs and gradients with eager's.
-From then on nothing is compiled: a call that fits no artefact runs in eager, and is counted. So which steps run
-compiled depends on the recipe, the data and the machine, never on a clock or on where a run was resumed.
+all shapes of micro-batches. torch tells a batch of one example apart from larger ones, so at most two artefacts for
+each kind of layer are made, all of them before the first step, in a try-out that compares outputs and gradients with
+eager's. From then on nothing is compiled: a call that fits no artefact runs in eager, and is counted. So which steps
+run compiled depends on the recipe, the data and the machine, never on a clock or on where a run was resumed.
 
-The cache keeps shared objects alone, named by the digest of their source. torch's other caches hold pickles and are off.
+The cache keeps shared objects alone, named by the digest of their source. torch's other caches hold pickles; they are
+off.
 
 Shapes: B examples, T tokens, H the hidden size.
 """
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -43,12 +45,12 @@ SAVED_CORE_SECONDS = 4e-9
 """What compiling saves, in seconds of one core for each token, layer and number of hidden and intermediate size.
 
 Compiling fuses passes over activations, so what it saves grows with them, not with the products. SmolLM2-135M on two
-cores: in bf16 with AMX from 717 to 889-1,075 tokens a second (8.6e-9 to 14.5e-9), in fp32 with AVX2 0.54 to 0.85 ms a
-token (17e-9 to 28e-9). Half of the lowest is taken.
+cores: in bf16 with AMX from 717 to 889-1,075 tokens a second (8.6e-9 to 14.5e-9), in fp32 with AVX2 6 % or 0.2 ms a
+token (6.5e-9). The figure is below all of them, as eager layers have less to save the leaner they become.
 """
 
 COST_SECONDS = 60.0
-"""What compiling costs: 27 s on two cores with AVX2 for one artefact; there may be two or more."""
+"""What compiling costs: 36 s on two cores with AVX2 for one artefact and its try-out; there may be two."""
 
 LEAST_RETURN = 2.0
 """It pays from so many times its cost on: a forecast by a class of processors is no more exact than that."""
@@ -58,6 +60,12 @@ MOST_ARTEFACTS = 4
 
 LEAST_SHARE = 0.1
 """Share of the tokens from which on batches of one example, or of several, get an artefact of their own."""
+
+WIDEST_TRIED = 512
+"""Most tokens of an example of the try-out, whose inputs of all layers are held at once."""
+
+_DOES_NOT_FIT = "Detected recompile"
+"""How torch's message begins where a call fits no artefact under the stance fail_on_recompile."""
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 _PICKLING_CACHES = {
@@ -111,7 +119,7 @@ def typical_shapes(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> 
         widths[size].append(max(int(lengths[index]) for index in batch))
         tokens[size] += sum(int(lengths[index]) for index in batch)
     least = LEAST_SHARE * tokens.total()
-    return [(size, int(statistics.median_high(widths[size]))) for size in (2, 1) if tokens[size] > least]
+    return [(size, min(WIDEST_TRIED, statistics.median_high(widths[size]))) for size in (2, 1) if tokens[size] > least]
 
 
 @dataclass
@@ -147,27 +155,46 @@ class CompiledLayers:
 
 
 class _Forward:
-    """Stands as `forward` on a layer: compiled where a gradient is wanted and an artefact fits, else eager."""
+    """Stands as `forward` on a layer: compiled where a gradient is wanted and an artefact fits, else eager.
+
+    transformers puts activation checkpointing into the class's own `forward`, which this goes past; so it is done here.
+    """
 
     def __init__(self, layer: nn.Module, compiled: Callable[..., Any], eager_calls: Counter[tuple[int, int]]) -> None:
-        self._layer = layer
+        self._layer: Any = layer
         self._compiled = compiled
+        self._eager = _plain_forward(type(layer))
+        self._checkpoints = self._eager is not type(layer).forward
         self._eager_calls = eager_calls
         self._unfit: set[tuple[int, int]] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from torch._dynamo.exc import RecompileError
+        layer = self._layer
+        if self._checkpoints and layer.gradient_checkpointing and layer.training:
+            return layer._gradient_checkpointing_func(partial(self._compute, **kwargs), *args)
+        return self._compute(*args, **kwargs)
 
+    def _compute(self, *args: Any, **kwargs: Any) -> Any:
         hidden_BTH = args[0] if args else kwargs["hidden_states"]
         shape = (hidden_BTH.shape[0], hidden_BTH.shape[1])
         if torch.is_grad_enabled() and hidden_BTH.requires_grad and shape not in self._unfit:
             try:
                 with torch.compiler.set_stance("fail_on_recompile"):
                     return self._compiled(self._layer, *args, **kwargs)
-            except RecompileError:
+            except RuntimeError as error:
+                if not str(error).startswith(_DOES_NOT_FIT):
+                    raise
                 self._unfit.add(shape)
                 self._eager_calls[shape] += 1
-        return type(self._layer).forward(self._layer, *args, **kwargs)
+        return self._eager(self._layer, *args, **kwargs)
+
+
+def _plain_forward(kind: type[nn.Module]) -> Callable[..., Any]:
+    """The class's forward out of transformers' wrapper for activation checkpointing."""
+    forward: Any = kind.forward
+    while forward.__code__.co_name == "forward_with_checkpointing":
+        forward = forward.__wrapped__
+    return forward  # type: ignore[no-any-return]
 
 
 def compile_layers(
@@ -197,7 +224,7 @@ def compile_layers(
     folder: Path | None = None
     try:
         folder = _private_folder() if backend == "inductor" else None
-        with _settings(folder), warnings.catch_warnings(), locked("compiled"):
+        with _settings(folder), warnings.catch_warnings(), torch.random.fork_rng(devices=[]), locked("compiled"):
             warnings.simplefilter("ignore")
             reason = _try(model, layers, shapes, compiled, device=device, autocast=autocast, backend=backend)
     except Exception as error:  # whatever dynamo, inductor or the compiler stumbles over; eager can all the same
@@ -226,14 +253,14 @@ def _try(
     """Compiles each kind of layer for each shape, and compares; a reason where that does not come out right."""
     from torch._dynamo.utils import counters
 
-    functions = {kind: torch.compile(_own_code(kind.forward), dynamic=True, fullgraph=True, backend=backend)
+    functions = {kind: torch.compile(_own_code(_plain_forward(kind)), dynamic=True, fullgraph=True, backend=backend)
                  for kind in map(type, layers)}  # fmt: skip
     model.train()
     before = counters["stats"]["unique_graphs"]
     for batch, width in shapes:
         inputs = _layer_inputs(model, layers, (batch, _unlike_sizes(model, width)), device, autocast)
         for number, (layer, (args, kwargs)) in enumerate(zip(layers, inputs, strict=True)):
-            eager = _outputs(layer, type(layer).forward, args, kwargs, autocast)
+            eager = _outputs(layer, _plain_forward(type(layer)), args, kwargs, autocast)
             ours = _outputs(layer, functions[type(layer)], args, kwargs, autocast)
             for theirs, mine in zip(eager, ours, strict=True):
                 error, size = (mine - theirs).float().norm(), theirs.float().norm()
@@ -365,7 +392,9 @@ def _settings(folder: Path | None) -> Iterator[None]:
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": str(folder)}))
-        for name, changes in _PICKLING_CACHES.items():
-            stack.enter_context(importlib.import_module(name).patch(changes))
-        stack.enter_context(importlib.import_module("torch._inductor.config").patch({"fallback_random": True}))
+        for name, caches in _PICKLING_CACHES.items():
+            stack.enter_context(importlib.import_module(name).patch(caches))
+        # With threads inductor starts a process beside that outlives the compiling.
+        changes: dict[str, Any] = {"fallback_random": True, "compile_threads": 1}
+        stack.enter_context(importlib.import_module("torch._inductor.config").patch(changes))
         yield

@@ -143,7 +143,6 @@ def prepare_compilation(
     as_begun: bool | None,
     tokens: float,
     accelerator: Accelerator,
-    backend: str = "inductor",
 ) -> CompiledLayers | None:
     """The decoder layers compiled, where that is wanted and works, and in auto where a forecast says that it pays.
 
@@ -156,7 +155,6 @@ def prepare_compilation(
         as_begun: what an earlier part of the run did, which auto does again; None in the first part.
         tokens: real tokens of the whole run.
         accelerator: for its device and autocast.
-        backend: torch.compile's; tests take one that needs no compiler.
     """
     what = "Decoder layers"
     if mode == "off":
@@ -173,7 +171,6 @@ def prepare_compilation(
             typical_shapes(batches, lengths),
             device=accelerator.device,
             autocast=accelerator.autocast,
-            backend=backend,
         )
         if isinstance(compiled, CompiledLayers):
             speedups.add(what, *compiled.describe())
