@@ -20,6 +20,8 @@ from tests.training.test_trainer import digest, metrics
 from tunesmith.adapters.fast_lora import use_fast_layers
 from tunesmith.data.batching import collate
 from tunesmith.errors import StoppedError
+from tunesmith.models.attention import register_attention
+from tunesmith.models.backend import CPU_ATTENTION
 from tunesmith.models.cache import cache_folder
 from tunesmith.training import compilation, schedule
 from tunesmith.training import speedups as speedups_module
@@ -81,6 +83,26 @@ def test_gradients_are_those_of_eager(family: str, dropout: float) -> None:
     assert layers.describe()[0] == "compiled: 2 of 3"
     layers.close()
     assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_in_bf16_gradients_are_those_of_eager_within_its_rounding() -> None:
+    def bf16() -> Any:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    register_attention()
+    model = deep_model()
+    model.get_base_model().set_attn_implementation(CPU_ATTENTION)
+    for value in model.parameters():
+        value.data = value.data if value.requires_grad else value.data.bfloat16()
+    use_fast_layers(model)
+    with bf16():
+        theirs = gradients(model)
+    # This backend decomposes as the real one does, and so rounds elsewhere than eager.
+    layers = compile_layers(model, [(2, 16)], device=CPU, autocast=bf16, backend="aot_eager_decomp_partition")
+    assert isinstance(layers, CompiledLayers), layers
+    with bf16():
+        assert_same(gradients(model), theirs, tolerance=5e-2)
+    assert not layers.eager_calls
 
 
 def test_what_fits_no_artefact_runs_in_eager_and_is_counted() -> None:
