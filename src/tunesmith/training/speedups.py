@@ -18,6 +18,7 @@ from tunesmith.models.label_head import label_head
 from tunesmith.models.liger import use_liger
 from tunesmith.report import Table
 from tunesmith.runs import Run
+from tunesmith.training.compilation import CompiledLayers, compile_layers, forecast, typical_shapes
 from tunesmith.training.frozen_trunk import FrozenTrunk
 from tunesmith.training.signals import StopRequest
 from tunesmith.training.trunk_layers import trunk_obstacle
@@ -132,4 +133,51 @@ def prepare_trunk(
         reason = trunk
     remove_stores(folder)  # of an earlier part of the run
     speedups.add(what, "in every step", reason)
+    return None
+
+
+def prepare_compilation(
+    speedups: Speedups,
+    model: nn.Module,
+    mode: str,
+    batches: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    *,
+    as_begun: bool | None,
+    tokens: float,
+    accelerator: Accelerator,
+) -> CompiledLayers | None:
+    """The decoder layers compiled, where that is wanted and works, and in auto where a forecast says that it pays.
+
+    Args:
+        speedups: what was decided is noted here.
+        model: PEFT around the model, as the accelerator prepared it.
+        mode: the recipe's train.compile.
+        batches: indices of the examples of some micro-batches that are typical of the run.
+        lengths: tokens of every example.
+        as_begun: what an earlier part of the run did, which auto does again; None in the first part.
+        tokens: real tokens of the whole run.
+        accelerator: for its device and autocast.
+    """
+    what = "Decoder layers"
+    if mode == "off":
+        reason: str | None = "train.compile is off"
+    elif mode == "auto" and as_begun is False:
+        reason = "as when the run began"
+    elif mode == "auto" and as_begun is None:
+        reason = forecast(model, accelerator.device, tokens)
+    else:
+        reason = None
+    if reason is None:
+        compiled = compile_layers(
+            model,
+            typical_shapes(batches, lengths),
+            device=accelerator.device,
+            autocast=accelerator.autocast,
+        )
+        if isinstance(compiled, CompiledLayers):
+            speedups.add(what, *compiled.describe())
+            return compiled
+        reason = compiled
+    speedups.add(what, "not compiled", reason)
     return None
