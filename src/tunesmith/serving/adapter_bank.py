@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_MIXED = 16
 """Most adapters of one request."""
 
-Adapters = str | Sequence[str | tuple[str, float]] | None
-"""A name, or names with scales, or None for the base alone."""
+Adapters = str | tuple[str, float] | Sequence[str | tuple[str, float]] | None
+"""A name, or a name and a scale, or several of either, or None for the base alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,8 @@ class AdapterBank:
         """
         if adapters is None:
             return BASE
-        pairs = [(adapters, 1.0)] if isinstance(adapters, str) else [_pair(item) for item in adapters]
+        single = isinstance(adapters, str) or (len(adapters) == 2 and not isinstance(adapters[1], (str, tuple, list)))
+        pairs = [_pair(item) for item in ([adapters] if single else adapters)]
         if len(pairs) > MAX_MIXED or len({name for name, _ in pairs}) < len(pairs):
             raise ServingError(f"name at most {MAX_MIXED} adapters, each once", place="adapters")
         for name, scale in pairs:
@@ -200,10 +201,11 @@ def check_name(name: str) -> None:
         )
 
 
-def _pair(item: str | tuple[str, float] | Iterable[object]) -> tuple[str, float]:
+def _pair(item: object) -> tuple[str, float]:
     if isinstance(item, str):
         return item, 1.0
-    name, scale = item
-    if not isinstance(name, str) or isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise ServingError("give adapters as names, or as pairs of a name and a scale", place="adapters")
-    return name, float(scale)
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        name, scale = item
+        if isinstance(name, str) and isinstance(scale, (int, float)) and not isinstance(scale, bool):
+            return name, float(scale)
+    raise ServingError("give adapters as names, or as pairs of a name and a scale", place="adapters")

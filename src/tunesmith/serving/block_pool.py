@@ -1,9 +1,9 @@
 """Which blocks of the cache are free, in use, or kept for their content; runs of neighbours where possible. No torch.
 
-A request whose blocks lie side by side is read as one view of memory, without a copy. So a new run is looked for with
-room for all that the request may become. The rest of the room is only promised: it is free for others when nothing
-else is. A block that nobody uses but whose content may be wanted again is evicted in the order of last use, at most
-`_PATIENCE` times the blocks that are needed, to find a run.
+A request whose blocks lie side by side is read as one view of memory, without a copy. So a new run is looked for
+with room for all that the request may become. The rest of the room is only promised: it is free for others when
+nothing else is. A block that nobody uses but whose content may be wanted again is evicted in the order of last use,
+at most `_PATIENCE` times the blocks that are needed, to find a run.
 """
 
 from __future__ import annotations

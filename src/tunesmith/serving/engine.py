@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.adapters.contract import check_contract, golden_differences, read_contract
 from tunesmith.config import ModelSection
 from tunesmith.data.records import Message
 from tunesmith.data.template import ChatTemplate
-from tunesmith.errors import AdapterError, ContractError, ServingError
+from tunesmith.errors import ServingError
 from tunesmith.models.backend import (
     RequestedPrecision,
     configure_cpu,
@@ -36,13 +33,14 @@ from tunesmith.models.backend import (
 from tunesmith.models.catalog import resolve_model
 from tunesmith.models.folder import load_tokenizer
 from tunesmith.models.loading import load_model, memory_errors, weights_digest
-from tunesmith.serving.adapter_bank import Adapters, AdapterVersion, check_name
+from tunesmith.serving.adapter_bank import Adapters, AdapterVersion
+from tunesmith.serving.adapter_loading import prepare_adapter
 from tunesmith.serving.kv_cache import KvCache
-from tunesmith.serving.lora_files import read_lora
-from tunesmith.serving.request import Event, FinishReason, Request, SamplingParameters, TokenLogprobs
+from tunesmith.serving.request import Answer, Event, FinishReason, Request, SamplingParameters, TokenLogprobs
+from tunesmith.serving.rows import WantedRows
 from tunesmith.serving.runner import Runner
 from tunesmith.serving.sampling import logprobs, sample
-from tunesmith.serving.scheduler import Chunk, Limits, Scheduler, StepPlan
+from tunesmith.serving.scheduler import Chunk, Limits, Scheduler
 from tunesmith.serving.text import AnswerText
 
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -50,30 +48,6 @@ Prompt = str | Sequence[int] | Sequence[Message]
 
 DEFAULT_CACHE_TOKENS = 16384
 _CACHE_SHARE = 0.5
-_PROBE_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer.
-
-    Args:
-        token_ids: without the stop token.
-        text: decoded, where the engine has a tokenizer; ends before a stop text.
-        finish_reason: stop, length, cancelled or error.
-        logprobs: one for each token, where asked for.
-        prompt_logprobs: for the prompt's tokens from the second on, where asked for.
-        cached_tokens: how many tokens of the prompt came from the cache.
-        message: what went wrong, where the reason is error.
-    """
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: FinishReason
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
-    cached_tokens: int = 0
-    message: str = ""
 
 
 class Engine:
@@ -171,48 +145,10 @@ class Engine:
                 changes nothing.
             ContractError: it was trained with another base, template or tokenizer, or does not answer as it did then.
         """
-        check_name(name)
-        folder = Path(folder)
-        contract = read_contract(folder)
-        if contract is not None:
-            template = self.template
-            if template is not None and contract.template.get("date") is not None:
-                template = ChatTemplate(cast(Any, self.tokenizer), date=contract.template["date"])
-            check_contract(
-                contract,
-                base_digest=self._digest_of_base(),
-                template_contract=None if template is None else template.contract(),
-                prompt_encoder=None
-                if template is None
-                else lambda text: template.encode_prompt([Message("user", text)]),
-                place=str(folder),
-            )
-        version = self._bank.version(name, folder, read_lora(folder, self._runner.model))
-        parts = ((version.weights, 1.0),)
-        if contract is not None:
-            problems = golden_differences(
-                contract,
-                lambda ids: self._runner.next_logits(ids, parts),
-                dtype=self._runner.dtype,
-                vocabulary_size=self._runner.vocabulary_size,
-            )
-            if problems:
-                lines = "\n".join(f"  - {problem}" for problem in problems)
-                raise ContractError(
-                    f"the adapter does not answer as the trained one did\n{lines}",
-                    place=str(folder),
-                    remedy="its files were changed or mixed with others; train or copy it again",
-                )
-        probe = [i % self._runner.vocabulary_size for i in range(1, _PROBE_TOKENS + 1)]
-        adapted_V = self._runner.next_logits(probe, parts)
-        if not torch.isfinite(adapted_V).all():
-            raise AdapterError("its answers are no finite numbers", place=str(folder))
-        if torch.equal(adapted_V, self._runner.next_logits(probe)):
-            raise AdapterError(
-                "it changes nothing: the model answers with it as without",
-                place=str(folder),
-                remedy="it was saved before it was trained, or its weights are zero; train it again",
-            )
+        tokenizer = self.tokenizer
+        version = prepare_adapter(
+            self._runner, name, Path(folder), tokenizer=tokenizer, base_digest=self._digest_of_base
+        )
         self._bank.publish(version)
         return version
 
@@ -299,20 +235,16 @@ class Engine:
         plan = self.scheduler.schedule()
         if not plan.chunks:
             return events
-        scored = self._rows_to_score(plan)
-        rows = sorted(row for some in scored.values() for row in some)
-        logits_PV = self._runner.run(plan, self._pool, self.scheduler.cache.block_size, rows)
-        place = {row: at for at, row in enumerate(sorted({*rows, *_last_rows(plan).values()}))}
-        prompt_scores = {
-            chunk: self._score_prompt(chunk, logits_PV[[place[row] for row in some]]) for chunk, some in scored.items()
+        wanted = WantedRows(plan, self._scored)
+        logits_PV = self._runner.run(plan, self._pool, self.scheduler.cache.block_size, wanted.scored_rows)
+        scores = {chunk: self._score_prompt(chunk, wanted.of_prompt(chunk, logits_PV)) for chunk in wanted.scored}
+        sampled, sampled_SV = wanted.sampled, wanted.of_samples(logits_PV)
+        raw = {
+            c: sampled_SV[i : i + 1].clone() for i, c in enumerate(sampled) if c.request.sampling.logprobs is not None
         }
-        sampled = [chunk for chunk in plan.chunks if chunk.samples]
-        last = _last_rows(plan)
-        sampled_SV = logits_PV[[place[last[chunk]] for chunk in sampled]] if rows else logits_PV
-        raw = self._raw_logits(sampled, sampled_SV)
         tokens = dict(zip(sampled, sample(sampled_SV, [chunk.request for chunk in sampled]), strict=True))
         for chunk in plan.chunks:
-            event = self._event(chunk, tokens, raw.get(chunk), prompt_scores.get(chunk, ()))
+            event = self._event(chunk, tokens, raw.get(chunk), scores.get(chunk, ()))
             if event is not None:
                 events.append(event)
         return events
@@ -322,7 +254,7 @@ class Engine:
         prompts: Iterable[Prompt],
         sampling: SamplingParameters | Sequence[SamplingParameters] | None = None,
         *,
-        adapters: Adapters | list[Adapters] = None,
+        adapters: Adapters | list[Any] = None,
     ) -> list[Answer]:
         """The answer to each prompt, in the order of the prompts. Requests under way go on beside them.
 
@@ -420,20 +352,6 @@ class Engine:
             request.request_id, token_ids, text, noted, scores, reason, len(request.prompt_ids), request.cached, message
         )
 
-    def _rows_to_score(self, plan: StepPlan) -> dict[Chunk, list[int]]:
-        """Rows that predict a token of a prompt whose scores are wanted and not reported yet."""
-        rows: dict[Chunk, list[int]] = {}
-        row = 0
-        for chunk in plan.chunks:
-            request = chunk.request
-            if request.scores_prompt:
-                done = self._scored.get(request.request_id, 0)
-                first, end = max(chunk.start, done), min(chunk.end, len(request.prompt_ids) - 1)
-                if first < end:
-                    rows[chunk] = list(range(row + first - chunk.start, row + end - chunk.start))
-            row += chunk.count
-        return rows
-
     def _score_prompt(self, chunk: Chunk, logits_NV: Tensor) -> tuple[TokenLogprobs, ...]:
         request = chunk.request
         end = min(chunk.end, len(request.prompt_ids) - 1)
@@ -442,12 +360,6 @@ class Engine:
         return tuple(
             logprobs(logits_NV, request.prompt_ids[first + 1 : end + 1], request.sampling.prompt_logprobs or 0)
         )
-
-    @staticmethod
-    def _raw_logits(sampled: Sequence[Chunk], logits_SV: Tensor) -> dict[Chunk, Tensor]:
-        """Copies of the rows whose log-probabilities are wanted, before sampling changes them."""
-        wanted = ((row, chunk) for row, chunk in enumerate(sampled) if chunk.request.sampling.logprobs is not None)
-        return {chunk: logits_SV[row : row + 1].clone() for row, chunk in wanted}
 
     def _answer(self, events: list[Event], *, with_text: bool) -> Answer:
         last = events[-1]
@@ -506,13 +418,3 @@ class Engine:
         fitting = int(_CACHE_SHARE * max(free, 0)) // self._runner.bytes_per_token
         wanted = max(DEFAULT_CACHE_TOKENS, self.context or 0)
         return max(1, min(wanted, fitting) // block_size)
-
-
-def _last_rows(plan: StepPlan) -> dict[Chunk, int]:
-    """The last row of each chunk that samples."""
-    rows, row = {}, 0
-    for chunk in plan.chunks:
-        row += chunk.count
-        if chunk.samples:
-            rows[chunk] = row - 1
-    return rows

@@ -1,8 +1,8 @@
 """Who is next among waiting requests, so that no adapter's users wait for another's flood. No torch.
 
-Each owner has a queue and a counter of the tokens computed for it; the next request is the first of the owner with the
-least. An owner that comes back from idleness starts at the least counter of those who are busy, so that nothing is saved
-up. This is the Virtual Token Counter (Sheng et al., 2401.00588, algorithm 2).
+Each owner has a queue and a counter of the tokens computed for it; the next request is the first of the owner with
+the least. An owner that comes back from idleness starts at the least counter of those who are busy, so that nothing
+is saved up. This is the Virtual Token Counter (Sheng et al., 2401.00588, algorithm 2).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """An adapter folder to the factors that a step adds, or the reason why they would not be all there is to it.
 
-Which modules an adapter goes on, with which rank and scale, is PEFT's own decision: its config is put on a skeleton of the
-model without memory (torch's meta device), and read off there. So patterns, layers and exceptions mean what they mean
-in PEFT, and the served model is not touched.
+Which modules an adapter goes on, with which rank and scale, is PEFT's own decision: its config is put on a skeleton
+of the model without memory (torch's meta device), and read off there. So patterns, layers and exceptions mean what
+they mean in PEFT, and the served model is not touched.
 
 Shape suffixes: R rank, I inputs, O outputs.
 """
@@ -180,8 +180,8 @@ def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
     config = copy.deepcopy(model.config)
     config._attn_implementation = "eager"
     with torch.device("meta"):
-        made: PreTrainedModel = type(model)(config)
-    return made.eval()
+        made: Any = type(model)(config)
+    return cast(PreTrainedModel, made.eval())
 
 
 def _factors(
@@ -214,7 +214,7 @@ def _take_biases(
     rest: dict[str, Tensor], found: dict[str, LoraFactors], model: PreTrainedModel, folder: Path, like: Tensor
 ) -> None:
     """Trained biases of the base (`bias: all | lora_only`) become differences; anything else must equal the base."""
-    base = {name: tensor for name, tensor in model.state_dict().items()}
+    base = model.state_dict()
     for key, value in rest.items():
         name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
         if name not in base:

@@ -1,12 +1,12 @@
 """Adapters added to the linear modules of a shared base, each to the rows of its own requests.
 
-The rows of a step are sorted by adapters, so that each mix owns one slice of them, a segment. A linear module that becomes a
-site computes its base product for all rows at once; then each segment's slice gains scaling * (x A^T) B^T by `addmm_`,
-with the adapter's true rank. Modules that are given the same input tensor (q, k and v; gate and up) form a group: their
-A factors lie side by side and are multiplied once.
+The rows of a step are sorted by adapters, so that each mix owns one slice of them, a segment. A linear module that
+becomes a site computes its base product for all rows at once; then each segment's slice gains scaling * (x A^T) B^T
+by `addmm_`, with the adapter's true rank. Modules that are given the same input tensor (q, k and v; gate and up)
+form a group: their A factors lie side by side and are multiplied once.
 
-Where all segments are one adapter each, of as many rows and of the same ranks, as when streams of several adapters are
-decoded together, the segments of a site are one batched product.
+Where all segments are one adapter each, of as many rows and of the same ranks, as when streams of several adapters
+are decoded together, the segments of a site are one batched product.
 
 Shape suffixes: T rows of the step, I inputs, O outputs, R ranks of a group side by side, N segments, M rows of each.
 """
@@ -109,7 +109,7 @@ class LoraSites:
             site = _Site(self, len(self._modules), cast(Any, module).forward, is_head=module is head)
             self.index[name] = site.number
             self._modules.append(module)
-            module.forward = site
+            module.forward = site  # type: ignore[method-assign]
         self._group_of = list(range(len(self._modules)))
         self._body: Sequence[Segment] = ()
         self._head: Sequence[Segment] = ()

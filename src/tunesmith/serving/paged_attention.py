@@ -1,16 +1,16 @@
 """Attention of a packed step over the block pool, registered with transformers under `PAGED_ATTENTION`.
 
-A step's rows belong to many requests. Each layer first writes the rows' keys and values to the pool, then each request's
-rows look at their own keys there: as a view of the pool where its blocks lie side by side, else gathered. Requests that
-decode one token each and lie at equal distances in the pool are one batch of a strided view, without a copy; the mask
-keeps each to its own length. There is no mask over requests, and nothing is computed for pairs that may not see each
-other, but for that padding (at most `_UNEVEN` times the shortest).
+A step's rows belong to many requests. Each layer first writes the rows' keys and values to the pool, then each
+request's rows look at their own keys there: as a view of the pool where its blocks lie side by side, else gathered.
+Requests that decode one token each and lie at equal distances in the pool are one batch of a strided view, without a
+copy; the mask keeps each to its own length. There is no mask over requests, and nothing is computed for pairs that
+may not see each other, but for that padding (at most `_UNEVEN` times the shortest).
 
-The pool is [positions, 2, G, D] for each layer. A view may cover what others wrote, so what is written is made finite:
-0 times infinity would be no number under any mask.
+The pool is [positions, 2, G, D] for each layer. A view may cover what others wrote, so what is written is made
+finite: 0 times infinity would be no number under any mask.
 
-Shape suffixes: T rows of the step, S positions seen, B requests of a batch, H query heads, G key and value heads, R = H / G,
-D width of a head.
+Shape suffixes: T rows of the step, S positions seen, B requests of a batch, H query heads, G key and value heads, R
+= H / G, D width of a head.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAGED_ATTENTION = "tunesmith_paged"
 """The name under which transformers finds `paged_attention`. It has no mask function: models then make no mask."""
 
 _BOUND = 1e15
-"""Keys and values are kept within this; a product of two such is finite in float32. Float16 has a smaller range anyway."""
+"""Keys and values are kept within this; a product of two such is finite in float32. Float16's range is smaller."""
 
 _UNEVEN = 2
 _KNOWN = frozenset(("position_ids", "cache_position", "use_cache", "output_attentions", "past_key_values", "is_causal"))
@@ -235,9 +235,9 @@ class AttentionStep:
             query_1HTD = query_HTD[None, :, span.row : span.row + span.count]
             if span.count == 1:
                 query_1HTD = query_1HTD.reshape(1, group, heads // group, width)
-            mask = span.mask(window, query_HTD)
-            causal = mask is None and span.count > 1
-            output = _attention(query_1HTD, key_1GSD, value_1GSD, mask, causal, scale, softcap)
+            own_mask = span.mask(window, query_HTD)
+            causal = own_mask is None and span.count > 1
+            output = _attention(query_1HTD, key_1GSD, value_1GSD, own_mask, causal, scale, softcap)
             if span.count == 1:
                 output_THD[span.row] = output.reshape(heads, width)
             else:

@@ -227,3 +227,26 @@ class Event:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     message: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer.
+
+    Args:
+        token_ids: without the stop token.
+        text: decoded, where the engine has a tokenizer; ends before a stop text.
+        finish_reason: stop, length, cancelled or error.
+        logprobs: one for each token, where asked for.
+        prompt_logprobs: for the prompt's tokens from the second on, where asked for.
+        cached_tokens: how many tokens of the prompt came from the cache.
+        message: what went wrong, where the reason is error.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    cached_tokens: int = 0
+    message: str = ""

@@ -1,13 +1,13 @@
 """One forward pass of the base model for all rows of a step, with the adapters of each.
 
 The model's own modules run: tokens packed as [1, T] with their position ids, attention over the block pool
-(`paged_attention`), adapters at the linear modules (`lora_sites`), and the head only for the rows that are sampled or scored,
-by transformers' `logits_to_keep`, so that what a family does to its logits is done.
+(`paged_attention`), adapters at the linear modules (`lora_sites`), and the head only for the rows that are sampled
+or scored, by transformers' `logits_to_keep`, so that what a family does to its logits is done.
 
 Whether a family is computed exactly so is tried when the runner is made: two short sequences, packed together and in
-chunks, must give the logits that the model gives by itself. What cannot be tried on a few tokens is refused by its config:
-kinds of layers other than full and sliding attention, and positions beyond which a rotary embedding changes for a whole
-batch.
+chunks, must give the logits that the model gives by itself. What cannot be tried on a few tokens is refused by its
+config: kinds of layers other than full and sliding attention, and positions beyond which a rotary embedding changes
+for a whole batch.
 
 Shape suffixes: T rows of the step, P rows with logits, V vocabulary.
 """
@@ -102,7 +102,7 @@ class Runner:
             trained = getattr(self._config, "original_max_position_embeddings", None)
             rotary = getattr(self._config, "rope_parameters", None) or {}
             trained = trained or rotary.get("original_max_position_embeddings") or context
-            return trained if context is None else min(trained, context)
+            return None if trained is None else min(int(trained), int(context or trained))
         return context
 
     @property

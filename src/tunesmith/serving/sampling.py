@@ -1,8 +1,9 @@
 """The next token of each row, all rows of a step at once.
 
-Each request draws from numbers of its own: the u of its n-th token is a hash of (seed, n), so neither the other requests
-of the step nor a preemption changes it. The token is the first at which the cumulated probabilities exceed u. Which rows are
-computed together moves logits by rounding, so a draw within rounding of a border may fall on either side.
+Each request draws from numbers of its own: the u of its n-th token is a hash of (seed, n), so neither the other
+requests of the step nor a preemption changes it. The token is the first at which the cumulated probabilities exceed
+u. Which rows are computed together moves logits by rounding, so a draw within rounding of a border may fall on
+either side.
 
 Shape suffixes: P rows, V vocabulary, S rows that are sampled, K likeliest tokens of a row.
 """

@@ -1,9 +1,9 @@
 """What is computed in the next step, and who must wait. No torch.
 
-A step takes at most `max_tokens_per_step` tokens. Running requests that need one token come first, so that nobody's stream
-stalls; what is left goes to prompts, in chunks, in the order of arrival; then to waiting requests. When blocks run out,
-the newest running request gives its blocks back and waits at the front of its queue: its tokens are kept, and computed
-again later (or found in the prefix cache).
+A step takes at most `max_tokens_per_step` tokens. Running requests that need one token come first, so that nobody's
+stream stalls; what is left goes to prompts, in chunks, in the order of arrival; then to waiting requests. When
+blocks run out, the newest running request gives its blocks back and waits at the front of its queue: its tokens are
+kept, and computed again later (or found in the prefix cache).
 """
 
 from __future__ import annotations
