@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale bench-train lint format data clean
+.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale bench-train bench-engine lint format data clean
 
 # In a folder of its own, from scratch each time: runs of yours, such as runs/demo, are never touched.
 demo: $(VENV)/.installed
@@ -36,6 +36,11 @@ bench-check-scale: $(VENV)/.installed-dev
 # Speed and memory of training beside TRL, PEFT and the article's recipe. QUICK=1 for a smoke run of some minutes.
 bench-train: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.train_speed $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+# Exactness and speed of the serving engine beside PEFT and transformers' generate.
+bench-engine: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.serve_engine --exact
+	$(BIN)/python -m benchmarks.serve_engine
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

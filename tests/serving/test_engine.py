@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,20 @@ def test_text_stop_texts_and_stop_tokens(tmp_path: Path) -> None:
         assert cut.token_ids == answer.token_ids[: answer.token_ids.index(at)]
         engine.add_request("Hello", free, request_id="streamed", text=True)
         assert "".join(event.text for event in drain(engine)) == answer.text
+
+
+def test_the_example_of_the_readme_runs(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Engine" in block)
+    model = tiny_model_folder(tmp_path / "model")
+    for name, path in {'"smollm2-135m"': model, '"runs/demo/adapter"': folders["plain"]}.items():
+        assert name in code
+        code = code.replace(name, repr(str(path)))
+    exec(code, {})
+    lines = capsys.readouterr().out
+    assert len(re.findall("^(length|stop) ", lines, re.MULTILINE)) == 2
 
 
 def test_requests_that_cannot_be_served_are_refused(folders: dict[str, Path]) -> None:
