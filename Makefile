@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale bench-train bench-loss-curve bench-padding lint format data clean
+.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale bench-train bench-loss-curve bench-padding bench-engine lint format data clean
 
 # In a folder of its own, from scratch each time: runs of yours, such as runs/demo, are never touched.
 demo: $(VENV)/.installed
@@ -44,6 +44,11 @@ bench-loss-curve: $(VENV)/.installed-dev
 # How much of a run's batches is padding.
 bench-padding: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.padding
+
+# Exactness and speed of the serving engine beside PEFT and transformers' generate.
+bench-engine: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.serve_engine --exact
+	$(BIN)/python -m benchmarks.serve_engine
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -144,18 +144,18 @@ def test_each_shape_of_the_table_is_read_as_such(name: str) -> None:
 
 @pytest.mark.parametrize("name", README_NAMES)
 def test_the_python_of_a_readme_uses_public_names_only(name: str) -> None:
-    (code,) = blocks(READMES[name], "python")
-    tree = ast.parse(code)
-    used = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tunesmith"
-    }
-    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    assert used
-    assert used <= set(tunesmith.__all__)
-    assert imported == ["tunesmith"]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    for code in blocks(READMES[name], "python"):
+        tree = ast.parse(code)
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tunesmith"
+        }
+        imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        assert used
+        assert used <= set(tunesmith.__all__)
+        assert imported == ["tunesmith"]
+        assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
 
 def test_both_readmes_say_the_same() -> None:

@@ -25,15 +25,21 @@ if TYPE_CHECKING:
     from tunesmith.recipe_file import load_recipe
     from tunesmith.report import Figure, Finding, Report, Sample, Series, Severity, Table
     from tunesmith.runs import Run
+    from tunesmith.serving.engine import Engine
+    from tunesmith.serving.request import Answer, Event, SamplingParameters
 
 __all__ = [
+    "Answer",
     "Chat",
+    "Engine",
+    "Event",
     "Figure",
     "Finding",
     "Recipe",
     "Report",
     "Run",
     "Sample",
+    "SamplingParameters",
     "Series",
     "Severity",
     "Table",
@@ -59,6 +65,8 @@ _MODULES = {
     "tunesmith.recipe_file": ("load_recipe",),
     "tunesmith.report": ("Figure", "Finding", "Report", "Sample", "Series", "Severity", "Table"),
     "tunesmith.runs": ("Run",),
+    "tunesmith.serving.engine": ("Engine",),
+    "tunesmith.serving.request": ("Answer", "Event", "SamplingParameters"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -12,6 +12,8 @@ TunesmithError
 │   └── StoppedError       stopped on request; the same command resumes
 ├── EvaluationError        an evaluation cannot be computed
 ├── ExportError            an export cannot be written
+├── ServingError           a request, or a setting of the engine, cannot be served
+│   └── QueueFullError     too many requests wait already
 ├── RunError               the run folder is missing, foreign or unreadable
 ├── DiskError              the disk is full or cannot be written
 └── MissingPackageError    an optional package is not installed
@@ -107,6 +109,14 @@ class EvaluationError(TunesmithError):
 
 class ExportError(TunesmithError):
     """An export cannot be written."""
+
+
+class ServingError(TunesmithError):
+    """A request, or a setting of the engine, cannot be served."""
+
+
+class QueueFullError(ServingError):
+    """Too many requests wait already; later there will be room."""
 
 
 class RunError(TunesmithError):

@@ -184,15 +184,37 @@ def check_golden(model: PreTrainedModel | PeftModel, contract: Contract) -> list
 
     The tolerance is that of the coarser number format, the contract's or the model's at hand.
     """
-    here = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(_compute_dtype(model), "fp32")
+    return golden_differences(
+        contract,
+        lambda ids: _next_logits(model, ids),
+        dtype=_compute_dtype(model),
+        vocabulary_size=model.config.get_text_config().vocab_size,
+    )
+
+
+def golden_differences(
+    contract: Contract,
+    next_logits: Callable[[Sequence[int]], torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    vocabulary_size: int,
+) -> list[str]:
+    """As `check_golden`, for whatever computes logits.
+
+    Args:
+        contract: from the adapter's folder.
+        next_logits: gives the logits [V] of the token after some tokens, in float32 on the CPU.
+        dtype: what it computes in.
+        vocabulary_size: V.
+    """
+    here = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "fp32")
     share = max(RELATIVE_TOLERANCE[here], RELATIVE_TOLERANCE.get(contract.precision, 0.0))
-    vocabulary_size = model.config.get_text_config().vocab_size
     problems = []
     for number, prompt in enumerate(contract.golden, start=1):
         if max([*prompt.token_ids, *(i for i, _ in prompt.top)]) >= vocabulary_size:
             problems.append(f"golden prompt {number}: holds tokens that this model's vocabulary does not have")
             continue
-        logits_V = _next_logits(model, prompt.token_ids)
+        logits_V = next_logits(prompt.token_ids)
         tolerance = share * max(1.0, *(abs(value) for _, value in prompt.top))
         worst = max(abs(float(logits_V[i]) - value) for i, value in prompt.top)
         # not <=, so that NaN is a problem too

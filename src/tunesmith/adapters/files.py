@@ -101,18 +101,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, precision: Precision) 
             missing weights, and the adapter then does nothing.
     """
     config = read_adapter_config(folder)
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
-        refuse_pickles(sorted(path.name for path in folder.iterdir()), place=str(folder))
-        raise AdapterError(
-            f"the adapter folder has no {WEIGHTS_FILE}", place=str(folder), remedy="copy it again, whole"
-        )
-    try:
-        check_safetensors(weights)
-    except ModelError as error:
-        remedy = "copy it again, whole; in a run of yours, tunesmith train RUN/recipe.yaml --run RUN writes it anew"
-        raise AdapterError(error.message, place=error.place, remedy=remedy) from None
-    state = load_file(weights)
+    state = read_adapter_state(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -125,12 +114,33 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, precision: Precision) 
                 place=str(folder),
                 remedy=_base_remedy(config),
             ) from error
-        _check_fit(adapted, state, folder)
+        fitted_state(adapted, state, folder)
         set_peft_model_state_dict(adapted, state)
     for parameter in _adapter_parameters(adapted):
         parameter.data = parameter.data.to(torch_dtype(precision))
     adapted.requires_grad_(False)
     return adapted.eval()
+
+
+def read_adapter_state(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter folder under the names in its file, on the CPU.
+
+    Raises:
+        UnsafeWeightsError: the weights are a pickle.
+        AdapterError: the file is missing or damaged.
+    """
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        refuse_pickles(sorted(path.name for path in folder.iterdir()), place=str(folder))
+        raise AdapterError(
+            f"the adapter folder has no {WEIGHTS_FILE}", place=str(folder), remedy="copy it again, whole"
+        )
+    try:
+        check_safetensors(weights)
+    except ModelError as error:
+        remedy = "copy it again, whole; in a run of yours, tunesmith train RUN/recipe.yaml --run RUN writes it anew"
+        raise AdapterError(error.message, place=error.place, remedy=remedy) from None
+    return load_file(weights)
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:
@@ -219,8 +229,17 @@ def _config_json(config: LoraConfig) -> str:
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
-def _check_fit(model: PeftModel, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Checks that `state` holds exactly what the adapter on this model needs; else takes the adapter off again."""
+def fitted_state(model: PeftModel, state: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """`state` under the names of this model, once it is sure to hold exactly what the adapter on it needs.
+
+    Args:
+        model: the model with the adapter on it; where they do not fit, the adapter is taken off again.
+        state: from `read_adapter_state`.
+        folder: the adapter's folder, for the message.
+
+    Raises:
+        AdapterError: weights are missing, have another shape, or have no place.
+    """
     needed = get_peft_model_state_dict(model, save_embedding_layers=False)
     if needed.keys() != state.keys():
         state = _converted(model, state)
@@ -230,7 +249,7 @@ def _check_fit(model: PeftModel, state: dict[str, torch.Tensor], folder: Path) -
     unexpected = sorted(name for name in state.keys() - needed.keys() if base.get(name) != state[name].shape)
     shapes = [n for n in sorted(needed.keys() & state.keys()) if needed[n].shape != state[n].shape]
     if not (missing or unexpected or shapes):
-        return
+        return state
     parts = []
     if shapes:
         name = shapes[0]
