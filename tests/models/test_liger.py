@@ -42,7 +42,7 @@ def test_a_model_on_the_cpu_is_left_alone(asked: list[dict[str, Any]]) -> None:
 
 def test_norms_and_mlp_are_asked_for_and_no_loss(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     model = on_cuda(tiny_model(), monkeypatch)
-    assert use_liger(model) == "Liger's RMSNorm and gated MLP"
+    assert use_liger(model) == "by Liger's kernels"
     (arguments,) = asked
     assert arguments.pop("model") is model
     assert {name for name, wanted in arguments.items() if wanted} == {"rms_norm", "swiglu", "geglu"}

@@ -35,4 +35,4 @@ def use_liger(model: nn.Module) -> str | None:
         return None
     # It leaves out what the family's function does not take.
     monkey_patch._apply_liger_kernel_to_instance(model=inner, **KERNELS, **LEFT_OUT)
-    return "Liger's RMSNorm and gated MLP"
+    return "by Liger's kernels"

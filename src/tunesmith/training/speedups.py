@@ -10,12 +10,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from tunesmith.adapters.fast_lora import use_fast_layers
+from tunesmith.adapters.gated_mlp import use_lean_mlps
 from tunesmith.config import TrainSection
 from tunesmith.data.records import TokenizedExample
 from tunesmith.models.attention import TAKEN_DTYPES
 from tunesmith.models.backend import CPU_ATTENTION, Precision, micro_batch_tokens, torch_dtype
 from tunesmith.models.label_head import label_head
 from tunesmith.models.liger import use_liger
+from tunesmith.models.rms_norm import use_lean_norms
 from tunesmith.report import Table
 from tunesmith.runs import Run
 from tunesmith.training.compilation import CompiledLayers, compile_layers, forecast, typical_shapes
@@ -52,14 +54,20 @@ class Speedups:
 
 
 def use_exact_layers(model: nn.Module, precision: Precision) -> Speedups:
-    """Puts the fast LoRA layers in place, and says how head and attention are computed.
+    """Puts the fast LoRA layers and the lean norms and MLPs in place, and says how head and attention are computed.
 
     To be called under the autocast that training runs in: the head is tried against the model's own logits.
     """
     speedups = Speedups()
-    if (liger := use_liger(model)) is not None:
-        speedups.add("Kernels", liger)
+    liger = use_liger(model)
     speedups.add("LoRA layers", use_fast_layers(model).describe())
+    if liger is not None:
+        speedups.add("Norms and MLPs", liger)
+    else:
+        norms, mlps = use_lean_norms(model), use_lean_mlps(model)
+        unknown = "the model's are of classes that are not known to be computed alike"
+        speedups.add("Norms", f"less kept: {norms} layers" if norms else "by the model's own", "" if norms else unknown)
+        speedups.add("MLPs", f"less kept: {mlps} layers" if mlps else "by the model's own", "" if mlps else unknown)
     if label_head(model) is not None:
         speedups.add("Logits", "in chunks, where there is a label")
     else:
