@@ -52,10 +52,11 @@ def use_lean_mlps(model: nn.Module) -> int:
     """
     count = 0
     for module in model.modules():
+        kind: Any = type(module)
         if isinstance(module, _LeanMLP):
             count += 1
-        elif computes_as(type(module), LlamaMLP, "forward") and _activation(cast(Any, module).act_fn) is not None:
-            module.__class__ = _lean_class(type(module))
+        elif computes_as(kind, LlamaMLP, "forward") and _activation(cast(Any, module).act_fn) is not None:
+            module.__class__ = _lean_class(kind)
             count += 1
     return count
 
@@ -71,8 +72,9 @@ def _activation(module: nn.Module) -> _Activation | None:
         return None
     if type(module) in (nn.SiLU, SiLUActivation):
         return _SILU
-    is_tanh = type(module) is GELUTanh and getattr(module.act, "keywords", None) == {"approximate": "tanh"}
-    return _GELU_TANH if is_tanh and module.act.func is nn.functional.gelu else None  # not the variant in Python
+    function: Any = getattr(module, "act", None)
+    is_tanh = type(module) is GELUTanh and getattr(function, "keywords", None) == {"approximate": "tanh"}
+    return _GELU_TANH if is_tanh and function.func is nn.functional.gelu else None  # not the variant in Python
 
 
 class _LeanMLP(nn.Module):

@@ -62,13 +62,14 @@ def use_lean_norms(model: nn.Module) -> int:
     """Makes each RMSNorm of `model` whose class is known keep less while training, in place; how many there are."""
     count = 0
     for module in model.modules():
+        kind: Any = type(module)
         if isinstance(module, _LeanNorm):
             count += 1
-        elif computes_as(type(module), LlamaRMSNorm, "forward"):
-            module.__class__ = _lean_class(type(module), _LeanLlamaNorm)
+        elif computes_as(kind, LlamaRMSNorm, "forward"):
+            module.__class__ = _lean_class(kind, _LeanLlamaNorm)
             count += 1
-        elif computes_as(type(module), GemmaRMSNorm, "forward", "_norm"):
-            module.__class__ = _lean_class(type(module), _LeanGemmaNorm)
+        elif computes_as(kind, GemmaRMSNorm, "forward", "_norm"):
+            module.__class__ = _lean_class(kind, _LeanGemmaNorm)
             count += 1
     return count
 
