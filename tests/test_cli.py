@@ -297,13 +297,17 @@ def test_check_of_other_settings_leaves_a_trained_run_alone(command: Command, re
 
 def test_the_public_names_are_these() -> None:
     assert sorted(tunesmith.__all__) == [
+        "Answer",
         "Chat",
+        "Engine",
+        "Event",
         "Figure",
         "Finding",
         "Recipe",
         "Report",
         "Run",
         "Sample",
+        "SamplingParameters",
         "Series",
         "Severity",
         "Table",
