@@ -111,7 +111,7 @@ def test_the_norm_rounds_as_the_module_does(family: str, dtype: torch.dtype, cal
     g_BTI = torch.randn(2, 11, 32, generator=generator).to(dtype)
     results = []
     for module in (norm, lean, deepcopy(norm).double()):
-        x = x_BTI.to(module.weight.dtype).requires_grad_()
+        x = x_BTI.to(module.weight.dtype, copy=True).requires_grad_()
         y = module(x)
         y.backward(g_BTI.to(y.dtype))
         assert x.grad is not None
@@ -124,7 +124,7 @@ def test_the_norm_rounds_as_the_module_does(family: str, dtype: torch.dtype, cal
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_model_in_bf16_under_autocast_is_as_near_to_float32_as_peft_is(family: str, calls: list[str]) -> None:
+def test_a_model_in_bf16_under_autocast_is_as_near_to_float32_as_without(family: str, calls: list[str]) -> None:
     off = {"ours": 0.0, "theirs": 0.0}
     for seed in range(4):  # of one model alone, either may be nearer by chance
         base: Any = tiny_model(family, seed=seed).bfloat16()
@@ -133,13 +133,14 @@ def test_a_model_in_bf16_under_autocast_is_as_near_to_float32_as_peft_is(family:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         lean, exact = lean_copy(plain), figures(deepcopy(plain).float())
+        use_fast_layers(plain)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             results = {"theirs": figures(plain), "ours": figures(lean)}
         for whose, result in results.items():
             errors = [(result[name].float() - one).norm() / one.norm() for name, one in exact.items()]
             off[whose] += float(torch.stack(errors).mean())
     assert {"norm", "mlp"} <= set(calls)
-    assert off["ours"] <= 1.1 * off["theirs"]
+    assert off["ours"] <= 1.02 * off["theirs"]
 
 
 def kept_bytes(model: nn.Module) -> int:

@@ -1,13 +1,12 @@
-"""The gated MLP of a decoder layer while training: what it keeps is the output of gate and up, and nothing else as wide.
+"""The gated MLP of a decoder layer while training: it keeps the output of gate and up, and nothing else as wide.
 
-`down(act(gate(x)) * up(x))` by its parts keeps gate, act(gate), up and their product, each [tokens, intermediate size]: more
-than half of a Llama's activations. Here one autograd function does all of it, with the adapters on its three linear
-layers, and computes the activation and the product again in the backward pass: elementwise work beside six large
-products. Tokens are worked through in blocks, so that the wide intermediate tensors stay in the processor's cache and a
-large micro-batch costs no more for each token than a small one.
+`down(act(gate(x)) * up(x))` by its parts keeps gate, act(gate), up and their product, each [tokens, intermediate size]:
+more than half of a Llama's activations. Here one autograd function does all of it, with the adapters on its three
+linear layers, and computes the activation and the product again in the backward pass: elementwise work beside six large
+products. Tokens are worked through in blocks, so that the wide intermediate tensors stay in the processor's cache.
 
-Shapes: N tokens (all leading dimensions), M of them in a block, H hidden size, F intermediate size, R rank; a layer's own
-inputs I and outputs O.
+Shapes: N tokens (all leading dimensions), M of them in a block, H hidden size, F intermediate size, R rank; a layer's
+own inputs I and outputs O.
 """
 
 from __future__ import annotations
@@ -183,8 +182,8 @@ def _sum(total: Tensor | None, more: Tensor) -> Tensor:
 class _GatedProduct(torch.autograd.Function):
     """y = down(h) with h = act(gate(x)) up(x).
 
-    With g the gradient of y and e = d down(g), the gradient of h: d up = e act(gate), d gate = e up act'(gate), and x gets
-    what the two give.
+    With e the gradient of h, which down gives: that of up is e act(gate), that of gate e up act'(gate), and x gets what
+    these two layers give.
     """
 
     @staticmethod
@@ -201,9 +200,7 @@ class _GatedProduct(torch.autograd.Function):
             source = None
         x_NH, rows = x_NH.to(dtype), len(x_NH)
         casts = [None if value is None else value.to(dtype) for value in tensors]
-        gate, up, down = (
-            _Layer(casts[4 * n : 4 * n + 4], scaling, (False,) * 3) for n, scaling in enumerate(scalings)
-        )
+        gate, up, down = (_Layer(casts[4 * n : 4 * n + 4], scaling, (False,) * 3) for n, scaling in enumerate(scalings))
         gate_NF, up_NF = (x_NH.new_empty(rows, cast(Tensor, casts[4 * n]).shape[0]) for n in (0, 1))
         y_NH = x_NH.new_empty(rows, cast(Tensor, casts[8]).shape[0])
         inner = [x_NH.new_empty(rows, layer.rank()) for layer in (gate, up, down)]

@@ -1,14 +1,14 @@
 """RMSNorm while training, keeping its input and one number a token, in fewer passes over memory.
 
-`n = x * rsqrt(mean(x^2) + eps)`, times a frozen weight (1910.07467, equation 4). The output is the module's own, rounding
-for rounding; the backward pass works in float32 and rounds once. Tokens are worked through in blocks, so that what lies
-between two passes is still in the processor's cache.
+`n = x * rsqrt(mean(x^2) + eps)`, times a frozen weight (1910.07467, equation 4). The output is the module's own,
+rounding for rounding; the backward pass works in float32 and rounds once. Tokens are worked through in blocks, so that
+what lies between two passes is still in the processor's cache.
 
-What comes after a norm need not keep the norm's output either: it is a product of what is kept anyhow. A tensor made here
-says so (`source_of`), and a linear layer takes the gradient of its weights from there.
+What comes after a norm need not keep the norm's output either: it is a product of what is kept anyhow. A tensor made
+here says so (`source_of`), and a linear layer takes the gradient of its weights from there.
 
-A norm becomes an instance of a subclass made for its class; parameters, names and all other methods stay. Whether a class
-computes one of the two known formulas is told by its code, which families copy from each other.
+A norm becomes an instance of a subclass made for its class; parameters, names and all other methods stay. Whether a
+class computes one of the two known formulas is told by its code, which families copy from each other.
 
 Shapes: N tokens (all leading dimensions), M of them in a block, I the width.
 """
@@ -105,14 +105,14 @@ class _LeanNorm(nn.Module):
             return cast(Tensor, super().forward(x))
         x_NI = x.reshape(-1, x.shape[-1])
         apply: Callable[..., tuple[Tensor, Tensor]] = _Norm.apply
-        y_NI, rstd_N1 = apply(x_NI, self._factor_I(), self._eps(), self._rounds_before_weight)
+        y_NI, rstd_N1 = apply(x_NI, self._factor(), self._eps(), self._rounds_before_weight)
         y = y_NI.view(x.shape)
-        cast(Any, y)._tunesmith_norm = (NormSource(x_NI, rstd_N1, self._factor_I()), y._version)
+        cast(Any, y)._tunesmith_norm = (NormSource(x_NI, rstd_N1, self._factor()), y._version)
         return y
 
     _rounds_before_weight = True
 
-    def _factor_I(self) -> Tensor:
+    def _factor(self) -> Tensor:
         return self.weight
 
     def _eps(self) -> float:
@@ -128,7 +128,7 @@ class _LeanGemmaNorm(_LeanNorm):
 
     _rounds_before_weight = False
 
-    def _factor_I(self) -> Tensor:
+    def _factor(self) -> Tensor:
         return 1.0 + self.weight.detach().float()
 
     def _eps(self) -> float:
