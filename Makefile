@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale bench-train bench-engine lint format data clean
+.PHONY: demo test test-faults bench-health bench-run-cost bench-check-truth bench-check-scale bench-train bench-loss-curve bench-padding bench-engine lint format data clean
 
 # In a folder of its own, from scratch each time: runs of yours, such as runs/demo, are never touched.
 demo: $(VENV)/.installed
@@ -36,6 +36,14 @@ bench-check-scale: $(VENV)/.installed-dev
 # Speed and memory of training beside TRL, PEFT and the article's recipe. QUICK=1 for a smoke run of some minutes.
 bench-train: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.train_speed $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+# Whether the fast path's losses are those of plain PEFT over 200 steps. Three runs of some minutes.
+bench-loss-curve: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.loss_curve
+
+# How much of a run's batches is padding.
+bench-padding: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.padding
 
 # Exactness and speed of the serving engine beside PEFT and transformers' generate.
 bench-engine: $(VENV)/.installed-dev

@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "train.save_total_limit",
     "train.max_tokens_per_micro_batch",
     "train.frozen_layers_cache_gb",
+    "train.compile",
     "train.load_best_model_at_end",
     "train.on_unhealthy",
     "train.report_to",

@@ -88,6 +88,8 @@ def test_one_pass_over_the_data_does_not_compute_ahead(make_trainer: TrainerMake
 def test_the_report_says_how_layers_and_logits_are_computed(make_trainer: TrainerMaker) -> None:
     fast = make_trainer(make_examples(4), max_steps=1).train().speedups
     assert line(fast, "LoRA layers") == ("fast: 14 layers", "")
+    assert line(fast, "Norms") == ("less kept: 5 layers", "")
+    assert line(fast, "MLPs") == ("less kept: 2 layers", "")
     assert line(fast, "Logits")[0] == "in chunks, where there is a label"
     assert line(fast, "Frozen layers") == ("in every step", "no frozen layer lies below the lowest part that trains")
     dora = make_trainer(make_examples(4), model=lora_model(use_dora=True), folder="dora", max_steps=1).train().speedups

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunesmith.models.modules import is_hooked
+from tunesmith.models.rms_norm import NormSource, source_of
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,41 @@ def _variant_name(layer: LoraLayer, adapter: str) -> str:
     return type(layer.lora_variant[adapter]).__name__.removesuffix("LinearVariant") or "a variant of LoRA"
 
 
+@dataclass(frozen=True)
+class Projection:
+    """A frozen linear layer and the one adapter on it, as tensors: `x W^T + bias + scaling (x A^T) B^T`.
+
+    Args:
+        weight_OI: the frozen weight.
+        bias_O: of the base and of B together.
+        a_RI: None where there is no adapter, as `b_OR`.
+        b_OR: the adapter's second factor.
+        scaling: PEFT's factor on the adapter's product.
+        dtype: what products are computed in: autocast's, or the tensors' own.
+    """
+
+    weight_OI: Tensor
+    bias_O: Tensor | None
+    a_RI: Tensor | None
+    b_OR: Tensor | None
+    scaling: float
+    dtype: torch.dtype
+
+
+def frozen_projection(layer: nn.Linear, x: Tensor) -> Projection | None:
+    """A plain frozen `nn.Linear` as a `Projection`, or None where it is anything more."""
+    dtype = product_dtype(x)
+    if type(layer) is not nn.Linear or layer.weight.requires_grad or is_hooked(layer) or layer.weight.dtype != dtype:
+        return None
+    return Projection(layer.weight, layer.bias, None, None, 0.0, dtype)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with `x` is computed."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class FastLoraLinear(LoraLinear):  # type: ignore[misc]  # PEFT has no types
     """PEFT's LoRA layer around a dense, frozen `nn.Linear`, with one adapter and no dropout, computed in one function.
 
@@ -103,26 +139,33 @@ class FastLoraLinear(LoraLinear):  # type: ignore[misc]  # PEFT has no types
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`base(x) + B(A(x)) * scaling`, x [..., I] to [..., O]; by PEFT where anything unusual is asked for."""
-        name = self._only_adapter()
-        if args or kwargs or name is None or self.merged or self.disable_adapters:
+        parts = None if args or kwargs else self.projection(x)
+        if parts is None:
             return cast(Tensor, super().forward(x, *args, **kwargs))
-        weight_OI, base_bias_O = self.base_layer.weight, self.base_layer.bias
-        a_layer, b_layer = self.lora_A[name], self.lora_B[name]
-        a_RI = a_layer.weight
+        x_NI, source = x.reshape(-1, x.shape[-1]), source_of(x)
+        apply: Callable[..., Tensor] = _LoraProduct.apply
+        output_NO = apply(
+            x_NI, parts.weight_OI, parts.bias_O, parts.a_RI, parts.b_OR, parts.scaling, parts.dtype, source
+        )
+        return output_NO.view(*x.shape[:-1], output_NO.shape[-1])
+
+    def projection(self, x: Tensor) -> Projection | None:
+        """The layer as tensors, or None where PEFT does something else with `x`."""
+        name = self._only_adapter()
+        if name is None or self.merged or self.disable_adapters or not x.is_floating_point():
+            return None
+        base, a_layer, b_layer = self.base_layer, self.lora_A[name], self.lora_B[name]
+        a_RI, b_OR, bias_O = a_layer.weight, b_layer.weight, base.bias
+        dtype = product_dtype(x)
         casts = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
-        mixes_dtypes = weight_OI.dtype != dtype or not (casts or a_RI.dtype == b_layer.weight.dtype == dtype)
-        hooked = is_hooked(self.base_layer) or is_hooked(a_layer) or is_hooked(b_layer)
-        if mixes_dtypes or hooked or weight_OI.requires_grad or not x.is_floating_point():
-            return cast(Tensor, super().forward(x))
+        if base.weight.dtype != dtype or not (casts or a_RI.dtype == b_OR.dtype == dtype) or base.weight.requires_grad:
+            return None
+        if is_hooked(base) or is_hooked(a_layer) or is_hooked(b_layer):
+            return None
         scaling = float(self.scaling[name])
-        bias_O = base_bias_O
         if b_layer.bias is not None:
             bias_O = b_layer.bias * scaling if bias_O is None else bias_O + b_layer.bias * scaling
-        x_NI = x.reshape(-1, x.shape[-1])
-        apply: Callable[..., Tensor] = _LoraProduct.apply
-        output_NO = apply(x_NI, weight_OI, bias_O, a_RI, b_layer.weight, scaling, dtype)
-        return output_NO.view(*x.shape[:-1], output_NO.shape[-1])
+        return Projection(base.weight, bias_O, a_RI, b_OR, scaling, dtype)
 
     def _only_adapter(self) -> str | None:
         """The one adapter that is active, if there is exactly one and it is the one that was looked at."""
@@ -150,12 +193,16 @@ class _LoraProduct(torch.autograd.Function):
         b_OR: Tensor,
         scaling: float,
         dtype: torch.dtype,
+        source: NormSource | None,
     ) -> Tensor:
+        if source is not None and not source.x_NI.dtype == x_NI.dtype == dtype:
+            source = None
         x_NI, a_RI_cast, b_OR_cast = x_NI.to(dtype), a_RI.to(dtype), b_OR.to(dtype)
         u_NR = x_NI @ a_RI_cast.T
         y_NO = x_NI @ weight_OI.T if bias_O is None else torch.addmm(bias_O.to(dtype), x_NI, weight_OI.T)
         y_NO.addmm_(u_NR, b_OR_cast.T, alpha=scaling)
-        ctx.save_for_backward(x_NI, weight_OI, a_RI_cast, b_OR_cast, u_NR)
+        kept = (x_NI,) if source is None else (source.x_NI, source.rstd_N1, source.weight_I)
+        ctx.save_for_backward(weight_OI, a_RI_cast, b_OR_cast, u_NR, *kept)
         ctx.scaling = scaling
         return y_NO
 
@@ -163,13 +210,13 @@ class _LoraProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g_NO,) = gradients
-        x_NI, weight_OI, a_RI, b_OR, u_NR = ctx.saved_tensors
-        wants_x, _, wants_bias, wants_a, wants_b, _, _ = ctx.needs_input_grad
+        weight_OI, a_RI, b_OR, u_NR, *kept = ctx.saved_tensors
+        wants_x, _, wants_bias, wants_a, wants_b, _, _, _ = ctx.needs_input_grad
         dx_NI = dbias_O = da_RI = db_OR = None
         if wants_x or wants_a:
             v_NR = (g_NO @ b_OR).mul_(ctx.scaling)
         if wants_a:
-            da_RI = v_NR.T @ x_NI
+            da_RI = gradient_of_a(v_NR, *kept)
         if wants_b:
             # R x O and turned: the product has R rows instead of R columns.
             db_OR = (u_NR.T @ g_NO).mul_(ctx.scaling).T
@@ -177,4 +224,11 @@ class _LoraProduct(torch.autograd.Function):
             dx_NI = (g_NO @ weight_OI).addmm_(v_NR, a_RI)
         if wants_bias:
             dbias_O = g_NO.sum(dim=0)
-        return dx_NI, None, dbias_O, da_RI, db_OR, None, None
+        return dx_NI, None, dbias_O, da_RI, db_OR, None, None, None
+
+
+def gradient_of_a(v_NR: Tensor, x_NI: Tensor, rstd_N1: Tensor | None = None, weight_I: Tensor | None = None) -> Tensor:
+    """`v^T x`, or `v^T n` where n is the norm of x: its factors go to the small sides of the product."""
+    if rstd_N1 is None or weight_I is None:
+        return v_NR.T @ x_NI
+    return ((v_NR * rstd_N1).to(x_NI.dtype).T @ x_NI) * weight_I

@@ -63,12 +63,12 @@ DataFormat = Literal[
 ]
 
 
-def _mode(value: object) -> object:
+def on_or_off(value: object) -> object:
     """YAML 1.1 reads on and off as truth values."""
     return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
-RuleMode = Annotated[Literal["on", "off", "fix"], BeforeValidator(_mode)]
+RuleMode = Annotated[Literal["on", "off", "fix"], BeforeValidator(on_or_off)]
 """What a rule of the check does: report, nothing, or act as well."""
 
 

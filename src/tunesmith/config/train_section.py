@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from tunesmith.config.data_section import on_or_off
 from tunesmith.config.section import Section
+
+CompileMode = Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)]
+"""Whether decoder layers are compiled."""
 
 
 class TrainSection(Section):
@@ -26,6 +30,10 @@ class TrainSection(Section):
             8,192 on CUDA.
         frozen_layers_cache_gb: most disk for what the layers below the lowest adapter give, computed once for all
             epochs (with `adapter.layers: last:N`); 0 computes it in every step.
+        compile: `torch.compile` for the decoder layers. auto compiles where a forecast from the recipe, the data and
+            the class of processor says that it saves more time within the run than it costs; a resumed run does as it
+            began. on always tries. Without a C++ compiler, or where compiled layers give other numbers, training goes
+            on in eager and the report says why.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
         train_sampling_strategy: group_by_length puts like lengths together, so that less is padding.
         eval_steps: validate every so many steps; by default at the end of each epoch.
@@ -46,6 +54,7 @@ class TrainSection(Section):
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_tokens_per_micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     frozen_layers_cache_gb: float = Field(20.0, ge=0)
+    compile: CompileMode = "auto"
     gradient_checkpointing: bool = False
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"

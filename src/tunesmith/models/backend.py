@@ -39,7 +39,7 @@ CPU_ATTENTION = "tunesmith_causal"
 # glibc's malloc.h: parameter numbers and the values that keep large blocks within the process.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_THRESHOLD_BYTES = 1 << 30
-_TRIM_THRESHOLD_BYTES = (1 << 31) - 1
+_NEVER_TRIM = -1
 
 _FRESH_BLOCK_BYTES = 1 << 26
 _FRESH_BLOCKS = 7
@@ -200,7 +200,7 @@ def _set_malloc_thresholds() -> bool:
     if libc is None:
         return False
     # mallopt returns 1 for success.
-    settings = ((_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES), (_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES))
+    settings = ((_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES), (_M_TRIM_THRESHOLD, _NEVER_TRIM))
     return all(libc.mallopt(parameter, value) == 1 for parameter, value in settings)
 
 

@@ -47,6 +47,7 @@ class TrainState:
         micro_batch_size: examples of one forward pass; less than the recipe's after memory ran out.
         gradient_checkpointing: whether activations are recomputed; also turned on after memory ran out.
         uses_trunk: whether the frozen layers' output is computed ahead; None before that is decided.
+        compiles: whether decoder layers are compiled; None before that is decided.
         not_finite_in_a_row: steps since the last finite loss.
         learning_rate_scale: factor on the schedule, below 1 after `on_unhealthy: adjust` lowered it.
         more_warmup: steps that `on_unhealthy: adjust` added to the warmup.
@@ -66,6 +67,7 @@ class TrainState:
     micro_batch_size: int = 1
     gradient_checkpointing: bool = False
     uses_trunk: bool | None = None
+    compiles: bool | None = None
     not_finite_in_a_row: int = 0
     learning_rate_scale: float = 1.0
     more_warmup: int = 0

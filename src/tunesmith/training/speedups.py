@@ -10,13 +10,17 @@ from accelerate import Accelerator
 from torch import nn
 
 from tunesmith.adapters.fast_lora import use_fast_layers
+from tunesmith.adapters.gated_mlp import use_lean_mlps
 from tunesmith.config import TrainSection
 from tunesmith.data.records import TokenizedExample
 from tunesmith.models.attention import TAKEN_DTYPES
 from tunesmith.models.backend import CPU_ATTENTION, Precision, micro_batch_tokens, torch_dtype
 from tunesmith.models.label_head import label_head
+from tunesmith.models.liger import use_liger
+from tunesmith.models.rms_norm import use_lean_norms
 from tunesmith.report import Table
 from tunesmith.runs import Run
+from tunesmith.training.compilation import CompiledLayers, compile_layers, forecast, typical_shapes
 from tunesmith.training.frozen_trunk import FrozenTrunk
 from tunesmith.training.signals import StopRequest
 from tunesmith.training.trunk_layers import trunk_obstacle
@@ -50,12 +54,20 @@ class Speedups:
 
 
 def use_exact_layers(model: nn.Module, precision: Precision) -> Speedups:
-    """Puts the fast LoRA layers in place, and says how head and attention are computed.
+    """Puts the fast LoRA layers and the lean norms and MLPs in place, and says how head and attention are computed.
 
     To be called under the autocast that training runs in: the head is tried against the model's own logits.
     """
     speedups = Speedups()
+    liger = use_liger(model)
     speedups.add("LoRA layers", use_fast_layers(model).describe())
+    if liger is not None:
+        speedups.add("Norms and MLPs", liger)
+    else:
+        norms, mlps = use_lean_norms(model), use_lean_mlps(model)
+        unknown = "the model's are of classes that are not known to be computed alike"
+        speedups.add("Norms", f"less kept: {norms} layers" if norms else "by the model's own", "" if norms else unknown)
+        speedups.add("MLPs", f"less kept: {mlps} layers" if mlps else "by the model's own", "" if mlps else unknown)
     if label_head(model) is not None:
         speedups.add("Logits", "in chunks, where there is a label")
     else:
@@ -129,4 +141,51 @@ def prepare_trunk(
         reason = trunk
     remove_stores(folder)  # of an earlier part of the run
     speedups.add(what, "in every step", reason)
+    return None
+
+
+def prepare_compilation(
+    speedups: Speedups,
+    model: nn.Module,
+    mode: str,
+    batches: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    *,
+    as_begun: bool | None,
+    tokens: float,
+    accelerator: Accelerator,
+) -> CompiledLayers | None:
+    """The decoder layers compiled, where that is wanted and works, and in auto where a forecast says that it pays.
+
+    Args:
+        speedups: what was decided is noted here.
+        model: PEFT around the model, as the accelerator prepared it.
+        mode: the recipe's train.compile.
+        batches: indices of the examples of some micro-batches that are typical of the run.
+        lengths: tokens of every example.
+        as_begun: what an earlier part of the run did, which auto does again; None in the first part.
+        tokens: real tokens of the whole run.
+        accelerator: for its device and autocast.
+    """
+    what = "Decoder layers"
+    if mode == "off":
+        reason: str | None = "train.compile is off"
+    elif mode == "auto" and as_begun is False:
+        reason = "as when the run began"
+    elif mode == "auto" and as_begun is None:
+        reason = forecast(model, accelerator.device, tokens)
+    else:
+        reason = None
+    if reason is None:
+        compiled = compile_layers(
+            model,
+            typical_shapes(batches, lengths),
+            device=accelerator.device,
+            autocast=accelerator.autocast,
+        )
+        if isinstance(compiled, CompiledLayers):
+            speedups.add(what, *compiled.describe())
+            return compiled
+        reason = compiled
+    speedups.add(what, "not compiled", reason)
     return None

@@ -42,6 +42,7 @@ from tunesmith.runs import Run
 from tunesmith.training import optimizer as optim
 from tunesmith.training.accelerator import make_accelerator, seed_dropout
 from tunesmith.training.checkpoint import CheckpointStore, TrainState
+from tunesmith.training.compilation import CompiledLayers
 from tunesmith.training.frozen_trunk import FrozenTrunk
 from tunesmith.training.health import Advice, Health, StepFigures
 from tunesmith.training.loss import summed_loss
@@ -54,7 +55,10 @@ from tunesmith.training.recovery import (
 )
 from tunesmith.training.schedule import learning_rate_at, total_steps, warmup_steps
 from tunesmith.training.signals import StopRequest
-from tunesmith.training.speedups import Speedups, prepare_trunk, use_exact_layers
+from tunesmith.training.speedups import Speedups, prepare_compilation, prepare_trunk, use_exact_layers
+
+TYPICAL_STEPS = 200
+"""Steps that are looked at for the shapes of micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Trainer:
             self._speedups = use_exact_layers(model, precision)
         self._model = self._accelerator.prepare_model(model)
         self._trunk: FrozenTrunk | None = None
+        self._compiled: CompiledLayers | None = None
         self._examples_at_work = 0
         self._optimizer = self._accelerator.prepare_optimizer(optim.make_adamw(self._parameters, section))
         self._lengths = lengths_of(train)
@@ -173,10 +178,12 @@ class Trainer:
                     self._save()
                 if stop.requested:
                     trackers.close()
+                    self._close_compiled()
                     if self._trunk is not None:
                         self._trunk.close()
                     raise self._stopped()
         trackers.close()
+        self._close_compiled()
         if self._trunk is not None:
             self._trunk.remove()
         return TrainResult(
@@ -202,6 +209,7 @@ class Trainer:
             self._save(replace=True)  # If it is killed again, the next process goes on from this change.
         if self._state.step < self._total and not self._state.stopped_early:
             self._prepare_trunk()
+            self._prepare_compilation()
 
     def _train_step(self, window: Window) -> None:
         """One optimizer step, counted in the state when it is done; without an update if its loss is no number."""
@@ -299,6 +307,29 @@ class Trainer:
             reason = self._speedups.why("Frozen layers")
             self._say(f"the frozen layers' output is computed in every step from here on: {reason}")
         self._state.uses_trunk = self._trunk is not None
+
+    def _prepare_compilation(self) -> None:
+        """Compiles decoder layers, where that pays. A resumed run does as it began."""
+        section, epoch = self._section, self._plan.steps_per_epoch
+        self._compiled = prepare_compilation(
+            self._speedups,
+            self._model,
+            section.compile,
+            [part for step in range(min(epoch, TYPICAL_STEPS)) for part in self._micro_batches(step)],
+            self._lengths,
+            as_begun=self._state.compiles,
+            tokens=sum(map(int, self._lengths)) * self._total / epoch,
+            accelerator=self._accelerator,
+        )
+        wanted = section.compile == "on" or bool(self._state.compiles and section.compile == "auto")
+        if wanted and self._compiled is None:
+            self._say(f"decoder layers are computed in eager: {self._speedups.why('Decoder layers')}")
+        self._state.compiles = self._compiled is not None
+
+    def _close_compiled(self) -> None:
+        if self._compiled is not None:
+            self._speedups.add("Decoder layers", *self._compiled.describe())
+            self._compiled.close()
 
     def _frozen_layers(self, split: str, indices: Sequence[int], batch: Batch) -> AbstractContextManager[None]:
         """Within it, the model takes what the layers below the adapter give from disk, if it is there."""
