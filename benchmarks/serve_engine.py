@@ -1,7 +1,7 @@
 """Exactness and speed of the engine on the default model, against stock PEFT and transformers' generate.
 
 `--exact large | small` asks 40 prompts over 8 random adapters of different ranks in a random order, others beside them
-cancelled on the way, and compares each answer with the one that stock PEFT gives to the prompt alone, in float32; with a
+cancelled on the way, and compares each answer with the one that stock PEFT gives to the prompt alone, in fp32; with a
 small cache, requests are preempted. Without it, one stream and 32 requests of 64 tokens are timed: transformers'
 generate (base, and one PEFT adapter), the engine with the base only, with one adapter for all, and with 8 adapters, in
 turn in the same process; and the time to first token of a prompt of 1,000 tokens, new and repeated.
