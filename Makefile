@@ -47,7 +47,8 @@ bench-padding: $(VENV)/.installed-dev
 
 # Exactness and speed of the serving engine beside PEFT and transformers' generate.
 bench-engine: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.serve_engine --exact
+	$(BIN)/python -m benchmarks.serve_engine --exact large
+	$(BIN)/python -m benchmarks.serve_engine --exact small
 	$(BIN)/python -m benchmarks.serve_engine
 
 lint: $(VENV)/.installed-dev

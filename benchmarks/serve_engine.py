@@ -1,18 +1,19 @@
 """Exactness and speed of the engine on the default model, against stock PEFT and transformers' generate.
 
-`--exact` asks 40 prompts over 8 random adapters of different ranks in a random order, some of the requests cancelled on
-the way, and compares each answer with the one that stock PEFT gives to the prompt alone, in float32. Without it, one
-stream and 32 requests of 64 tokens are timed: transformers' generate (base, and one PEFT adapter), the engine with the
-base only, with one adapter for all, and with 8 adapters, each pair in turn in the same process; and the time to first
-token of a prompt of some 1,000 tokens, new and repeated.
+`--exact large | small` asks 40 prompts over 8 random adapters of different ranks in a random order, others beside them
+cancelled on the way, and compares each answer with the one that stock PEFT gives to the prompt alone, in fp32; with a
+small cache, requests are preempted. Without it, one stream and 32 requests of 64 tokens are timed: transformers'
+generate (base, and one PEFT adapter), the engine with the base only, with one adapter for all, and with 8 adapters, in
+turn in the same process; and the time to first token of a prompt of 1,000 tokens, new and repeated.
 
-Usage: python -m benchmarks.serve_engine [--exact] [--rounds N] [--precision P]     (`make bench-engine`)
+Usage: python -m benchmarks.serve_engine [--exact large|small] [--rounds N] [--precision P]     (`make bench-engine`)
 """
 
 import argparse
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -42,7 +43,9 @@ EXACT_PROMPTS, EXACT_TOKENS = 40, 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--exact", action="store_true", help="compare answers instead of timing")
+    parser.add_argument(
+        "--exact", choices=["large", "small"], help="compare answers, with this cache, and time nothing"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="times each thing is timed, in turn")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     options = parser.parse_args()
@@ -53,7 +56,7 @@ def main() -> None:
         found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         found["machine"] = describe_machine()
         if options.exact:
-            found["exact"] = bench.exact()
+            found.setdefault("exact", {}).update(bench.exact(options.exact))
         else:
             found[f"speed_{options.precision}"] = bench.speed(options.rounds)
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -93,8 +96,8 @@ class Bench:
             base = model.unload()
         return folders
 
-    def exact(self) -> dict[str, Any]:
-        """How many answers equal those of stock PEFT."""
+    def exact(self, cache: str) -> dict[str, Any]:
+        """How many answers equal those of stock PEFT, with a large cache or a small one."""
         rng = random.Random(0)
         jobs = [(i, self.prompts[i], rng.randrange(ADAPTERS)) for i in range(EXACT_PROMPTS)]
         result: dict[str, Any] = {}
@@ -107,24 +110,22 @@ class Bench:
                 if adapter == number:
                     expected[job] = _generate(adapted, [prompt], EXACT_TOKENS)[0]
             base = adapted.unload()
-        ways: dict[str, dict[str, Any]] = {
-            "as it comes": {},
-            "small steps, little cache": {"max_tokens_per_step": 24, "max_running": 16, "kv_cache_tokens": 1024},
-        }
-        for label, settings in ways.items():
-            with Engine(self.load(), **settings) as engine:
-                for i, folder in enumerate(folders):
-                    engine.load_adapter(f"a{i}", folder)
-                for turn in ("first", "again"):
-                    answers, cancelled = _served(engine, jobs, rng)
-                    same = sum(answers[job] == expected[job] for job in answers)
-                    result[f"{label}, {turn}"] = {
-                        "answers": len(answers),
-                        "equal": same,
-                        "cancelled": cancelled,
-                        "preemptions": engine.scheduler.preemptions,
-                    }
-                engine.check_integrity()
+            print(f"stock PEFT: {len(expected)} of {len(jobs)} answers", file=sys.stderr, flush=True)
+        small: dict[str, Any] = {"max_tokens_per_step": 24, "max_running": 16, "kv_cache_tokens": 1024}
+        with Engine(base, **(small if cache == "small" else {})) as engine:
+            for i, folder in enumerate(folders):
+                engine.load_adapter(f"a{i}", folder)
+            for turn in ("first", "again"):
+                answers, cancelled = _served(engine, jobs, rng)
+                same = sum(answers[job] == expected[job] for job in answers)
+                print(f"{cache} cache, {turn}: {same} of {len(answers)} equal", file=sys.stderr, flush=True)
+                result[f"{cache} cache, {turn}"] = {
+                    "answers": len(answers),
+                    "equal": same,
+                    "cancelled": cancelled,
+                    "preemptions": engine.scheduler.preemptions,
+                }
+            engine.check_integrity()
         return result
 
     def speed(self, rounds: int) -> dict[str, Any]:
@@ -138,18 +139,21 @@ class Bench:
         prompts = self.prompts[:32]
         names: list[Any] = [f"a{i % ADAPTERS}" for i in range(32)]
 
-        def served(count: int, adapters: Any) -> Callable[[], object]:
-            sampling = SamplingParameters(max_tokens=TOKENS, stop_token_ids=())
-            return lambda: engine.generate(prompts[:count], sampling, adapters=adapters)
+        def served(count: int, adapters: Any) -> Callable[[int], object]:
+            def work(tokens: int) -> object:
+                sampling = SamplingParameters(max_tokens=tokens, stop_token_ids=())
+                return engine.generate(prompts[:count], sampling, adapters=adapters)
 
-        ways: dict[str, tuple[int, Callable[[], object]]] = {
-            "1 transformers base": (1, lambda: _generate(base, prompts[:1], TOKENS)),
+            return work
+
+        ways: dict[str, tuple[int, Callable[[int], object]]] = {
+            "1 transformers base": (1, lambda tokens: _generate(base, prompts[:1], tokens)),
             "1 engine base": (1, served(1, None)),
-            "1 PEFT one adapter": (1, lambda: _generate(tuned, prompts[:1], TOKENS)),
+            "1 PEFT one adapter": (1, lambda tokens: _generate(tuned, prompts[:1], tokens)),
             "1 engine one adapter": (1, served(1, "a0")),
-            "32 transformers base": (32, lambda: _generate(base, prompts, TOKENS)),
+            "32 transformers base": (32, lambda tokens: _generate(base, prompts, tokens)),
             "32 engine base": (32, served(32, None)),
-            "32 PEFT one adapter": (32, lambda: _generate(tuned, prompts, TOKENS)),
+            "32 PEFT one adapter": (32, lambda tokens: _generate(tuned, prompts, tokens)),
             "32 engine one adapter": (32, served(32, "a0")),
             "32 engine 8 adapters": (32, served(32, names)),
         }
@@ -157,8 +161,9 @@ class Bench:
         for turn in range(rounds + 1):
             for way, (_, work) in ways.items():
                 started = time.perf_counter()
-                work()
-                if turn:  # the first turn warms up
+                work(TOKENS if turn else 2)  # the first turn warms up
+                print(f"{way}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+                if turn:
                     seconds[way].append(time.perf_counter() - started)
         result: dict[str, Any] = {
             way: {
