@@ -26,7 +26,7 @@ class TrainSection(Section):
             by the step's target tokens, so that accumulation does not change the result.
         max_tokens_per_micro_batch: most tokens of one forward pass, padding counted. A step's examples are divided into
             micro-batches of like length within it and within `per_device_train_batch_size`; the result is the same
-            up to rounding, and with dropout up to its noise. auto: 2,048 on a CPU, where more are no faster, and
+            up to rounding, and with dropout up to its noise. auto: 2,048 on a CPU and
             8,192 on CUDA.
         frozen_layers_cache_gb: most disk for what the layers below the lowest adapter give, computed once for all
             epochs (with `adapter.layers: last:N`); 0 computes it in every step.
