@@ -398,8 +398,8 @@ def _settings(folder: Path | None) -> Iterator[None]:
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": str(folder)}))
-        if "distutils" in sys.modules and "setuptools" not in sys.modules:
-            # setuptools, which inductor imports, would stop at a distutils that is not its own.
+        if sys.version_info < (3, 12) and "setuptools" not in sys.modules:
+            # setuptools, which inductor imports, stops where the standard library's distutils comes before its own.
             stack.enter_context(patch.dict(os.environ, {"SETUPTOOLS_USE_DISTUTILS": "stdlib"}))
         for name, caches in _PICKLING_CACHES.items():
             stack.enter_context(importlib.import_module(name).patch(caches))
