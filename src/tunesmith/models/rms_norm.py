@@ -52,6 +52,15 @@ def source_of(normed: Tensor) -> NormSource | None:
     return source if source is not None and normed._version == version else None
 
 
+def usable_source(source: NormSource | None, normed: Tensor, dtype: torch.dtype) -> NormSource | None:
+    """The source, if a product in `dtype` with the norm's output can be taken from it.
+
+    Not in float16, which has no room for the factors apart from each other, and not where autocast casts.
+    """
+    fits = source is not None and source.x_NI.dtype == normed.dtype == dtype != torch.float16
+    return source if fits else None
+
+
 def row_blocks(rows: int, device: torch.device, size: int = BLOCK_ROWS) -> Iterator[slice]:
     """The rows in blocks on a CPU, all at once elsewhere."""
     step = size if device.type == "cpu" else max(1, rows)
