@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunesmith.models.modules import is_hooked
-from tunesmith.models.rms_norm import NormSource, source_of
+from tunesmith.models.rms_norm import NormSource, source_of, usable_source
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,7 @@ class _LoraProduct(torch.autograd.Function):
         dtype: torch.dtype,
         source: NormSource | None,
     ) -> Tensor:
-        if source is not None and not source.x_NI.dtype == x_NI.dtype == dtype:
-            source = None
+        source = usable_source(source, x_NI, dtype)
         x_NI, a_RI_cast, b_OR_cast = x_NI.to(dtype), a_RI.to(dtype), b_OR.to(dtype)
         u_NR = x_NI @ a_RI_cast.T
         y_NO = x_NI @ weight_OI.T if bias_O is None else torch.addmm(bias_O.to(dtype), x_NI, weight_OI.T)

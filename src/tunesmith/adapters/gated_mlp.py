@@ -24,7 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from tunesmith.adapters.fast_lora import FastLoraLinear, Projection, frozen_projection
 from tunesmith.models.modules import is_hooked
-from tunesmith.models.rms_norm import NormSource, computes_as, row_blocks, source_of
+from tunesmith.models.rms_norm import NormSource, computes_as, row_blocks, source_of, usable_source
 
 BLOCK_ROWS = 512
 """Tokens in a block on a CPU; weights are read anew for each, which costs too much below."""
@@ -198,8 +198,7 @@ class _GatedProduct(torch.autograd.Function):
         dtype: torch.dtype,
         *tensors: Tensor | None,
     ) -> Tensor:
-        if source is not None and not source.x_NI.dtype == x_NH.dtype == dtype:
-            source = None
+        source = usable_source(source, x_NH, dtype)
         x_NH, rows = x_NH.to(dtype), len(x_NH)
         casts = [None if value is None else value.to(dtype) for value in tensors]
         gate, up, down = (_Layer(casts[4 * n : 4 * n + 4], scaling, (False,) * 3) for n, scaling in enumerate(scalings))

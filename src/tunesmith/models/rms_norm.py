@@ -52,7 +52,16 @@ def source_of(normed: Tensor) -> NormSource | None:
     return source if source is not None and normed._version == version else None
 
 
-def row_blocks(rows: int, device: torch.device, size: int = BLOCK_ROWS) -> Iterator[slice]:
+def usable_source(source: NormSource | None, normed: Tensor, dtype: torch.dtype) -> NormSource | None:
+    """The source, if a product in `dtype` with the norm's output can be taken from it.
+
+    Not in float16, which has no room for the factors apart from each other, and not where autocast casts.
+    """
+    fits = source is not None and source.x_NI.dtype == normed.dtype == dtype != torch.float16
+    return source if fits else None
+
+
+def row_blocks(rows: int, device: torch.device, size: int) -> Iterator[slice]:
     """The rows in blocks on a CPU, all at once elsewhere."""
     step = size if device.type == "cpu" else max(1, rows)
     return (slice(start, start + step) for start in range(0, rows, step))
@@ -146,7 +155,7 @@ class _Norm(torch.autograd.Function):
     def forward(ctx: Any, x_NI: Tensor, weight_I: Tensor, eps: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
         y_NI = torch.empty_like(x_NI)
         rstd_N1 = torch.empty(len(x_NI), 1, dtype=torch.float32, device=x_NI.device)
-        for block in row_blocks(len(x_NI), x_NI.device):
+        for block in row_blocks(len(x_NI), x_NI.device, BLOCK_ROWS):
             x_MI = x_NI[block].float()
             rstd_M1 = torch.rsqrt(x_MI.pow(2).mean(-1, keepdim=True) + eps)
             rstd_N1[block] = rstd_M1
@@ -163,7 +172,7 @@ class _Norm(torch.autograd.Function):
         g_NI = gradients[0]
         dx_NI = torch.empty_like(x_NI)
         weight_I = weight_I.float()
-        for block in row_blocks(len(x_NI), x_NI.device):
+        for block in row_blocks(len(x_NI), x_NI.device, BLOCK_ROWS):
             x_MI, rstd_M1 = x_NI[block].float(), rstd_N1[block]
             d_MI = g_NI[block].float() * weight_I
             mean_M1 = (d_MI * x_MI).mean(-1, keepdim=True).mul_(rstd_M1.pow(3))
