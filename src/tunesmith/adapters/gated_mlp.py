@@ -3,7 +3,7 @@
 `down(act(gate(x)) * up(x))` by its parts keeps gate, act(gate), up and their product, each [tokens, intermediate size]:
 more than half of a Llama's activations. Here one autograd function does all of it, with the adapters on its three
 linear layers, and computes the activation and the product again in the backward pass: elementwise work beside six large
-products. Tokens are worked through in blocks, so that the wide intermediate tensors stay in the processor's cache.
+products. Tokens are worked through in blocks, so that the wide intermediate tensors stay small.
 
 Shapes: N tokens (all leading dimensions), M of them in a block, H hidden size, F intermediate size, R rank; a layer's
 own inputs I and outputs O.

@@ -2,7 +2,7 @@
 
 `n = x * rsqrt(mean(x^2) + eps)`, times a frozen weight (1910.07467, equation 4). The output is the module's own,
 rounding for rounding; the backward pass works in float32 and rounds once. Tokens are worked through in blocks, so that
-what lies between two passes is still in the processor's cache.
+what lies between two passes stays small.
 
 What comes after a norm need not keep the norm's output either: it is a product of what is kept anyhow. A tensor made
 here says so (`source_of`), and a linear layer takes the gradient of its weights from there.
