@@ -23,6 +23,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks.machine import describe_machine
+from benchmarks.train_speed.peers import padded
 from tunesmith import pipeline
 from tunesmith.config import Recipe
 from tunesmith.data.batching import StepPlan, lengths_of
@@ -83,13 +84,15 @@ def plain_losses(recipe: Recipe, folder: Path) -> list[float]:
     total = total_steps(section, plan.steps_per_epoch)
     losses = []
     for step in range(total):
-        parts = [[examples[index] for index in part] for part in plan.step(step)]
-        targets = sum(label != IGNORED_LABEL for part in parts for example in part for label in example.labels[1:])
+        parts = [[_ids(examples[index]) for index in part] for part in plan.step(step)]
+        batches = [padded(part, prepared.template.pad_token_id) for part in parts]
+        targets = sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches)
         loss_sum = 0.0
-        for part in parts:
+        for batch in batches:
+            tensors = {name: tensor.to(prepared.device) for name, tensor in batch.items()}
+            labels_BT = tensors.pop("labels")
             with torch.autocast(prepared.device.type, dtype, enabled=dtype != torch.float32):
-                logits_BTV = model(**_padded(part, prepared), use_cache=False).logits
-            labels_BT = _labels(part, logits_BTV.device)
+                logits_BTV = model(**tensors, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(
                 logits_BTV[:, :-1].flatten(0, 1).float(), labels_BT[:, 1:].flatten(), reduction="sum"
             )
@@ -106,19 +109,8 @@ def plain_losses(recipe: Recipe, folder: Path) -> list[float]:
     return losses
 
 
-def _padded(part: Sequence[TokenizedExample], prepared: Preparation) -> dict[str, torch.Tensor]:
-    """Token ids and attention mask [B, T]."""
-    longest, pad = max(len(example.input_ids) for example in part), prepared.template.pad_token_id
-    rows = [list(example.input_ids) + [pad] * (longest - len(example.input_ids)) for example in part]
-    mask = [[1] * len(example.input_ids) + [0] * (longest - len(example.input_ids)) for example in part]
-    tensors = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
-    return {name: tensor.to(prepared.device) for name, tensor in tensors.items()}
-
-
-def _labels(part: Sequence[TokenizedExample], device: torch.device) -> torch.Tensor:
-    longest = max(len(example.labels) for example in part)
-    rows = [list(example.labels) + [IGNORED_LABEL] * (longest - len(example.labels)) for example in part]
-    return torch.tensor(rows, device=device)
+def _ids(example: TokenizedExample) -> dict[str, list[int]]:
+    return {"input_ids": list(example.input_ids), "labels": list(example.labels)}
 
 
 def curve(losses: Sequence[float]) -> list[float]:

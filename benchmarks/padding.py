@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.train_speed.examples import ROOT
+from benchmarks.train_speed.examples import DEMO, GSM8K
 from tunesmith.data.batching import StepPlan, lengths_of
 from tunesmith.data_preparation import DataPreparation
 from tunesmith.like_lengths import batches_of_like_length
@@ -23,7 +23,6 @@ from tunesmith.recipe_file import load_recipe
 from tunesmith.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "padding.json"
-SHARED = ROOT.parent / "shared" / "data"
 NAMES = ("gsm8k_train.jsonl", "alpaca_en.json", "alpaca_zh.json")
 BATCHES = (4, 8, 16, 32)
 EPOCHS = 3
@@ -63,8 +62,8 @@ def main() -> int:
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="decides how widths are rounded")
     parser.add_argument("files", nargs="*", type=Path)
     options = parser.parse_args()
-    found = [SHARED / name for name in NAMES if (SHARED / name).is_file()]
-    files = options.files or found or [ROOT / "data" / "orders" / "train.jsonl"]
+    found = [path for name in NAMES if (path := GSM8K.parent / name).is_file()]
+    files = options.files or found or [DEMO]
     results = []
     for file in files:
         with tempfile.TemporaryDirectory() as name:

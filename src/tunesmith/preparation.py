@@ -11,11 +11,10 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from tunesmith.adapters.contract import check_contract, check_golden, read_contract
+from tunesmith.adapters.contract import check_contract, check_golden, read_contract, refuse_other_answers
 from tunesmith.adapters.files import load_adapter
 from tunesmith.config import Recipe
 from tunesmith.data_preparation import DataPreparation
-from tunesmith.errors import ContractError
 from tunesmith.models.backend import Precision, resolve_precision, select_device
 from tunesmith.models.catalog import resolve_model
 from tunesmith.models.loading import load_model, weights_digest
@@ -93,12 +92,6 @@ class Preparation(DataPreparation):
         folder = self.check_adapter()
         tuned = load_adapter(base, folder, precision=self.precision)
         contract = read_contract(folder)
-        problems = [] if contract is None else check_golden(tuned, contract)
-        if problems:
-            lines = "\n".join(f"  - {problem}" for problem in problems)
-            raise ContractError(
-                f"the adapter does not answer as the trained one did\n{lines}",
-                place=str(folder),
-                remedy="its files were changed or mixed with others; train or copy it again",
-            )
+        if contract is not None:
+            refuse_other_answers(check_golden(tuned, contract), str(folder))
         return tuned

@@ -290,6 +290,15 @@ def test_an_adapter_that_overflows_harms_no_neighbour(folders: dict[str, Path], 
                 assert tokens_of(events, f"job{number}") == expected
 
 
+def test_an_engine_that_cannot_be_made_gives_the_model_back() -> None:
+    model = tiny_model()
+    ids_1T = torch.tensor([[5, 6, 7]])
+    before = model(input_ids=ids_1T).logits
+    with pytest.raises(ServingError, match="less than a block"):
+        Engine(model, block_size=16, kv_cache_tokens=8)
+    torch.testing.assert_close(model(input_ids=ids_1T).logits, before)
+
+
 def test_a_closed_engine_gives_the_model_back(folders: dict[str, Path]) -> None:
     model: Any = tiny_model()
     before = model(input_ids=torch.tensor([[1, 2, 3]])).logits

@@ -179,6 +179,17 @@ def check_contract(
         )
 
 
+def refuse_other_answers(problems: Sequence[str], place: str) -> None:
+    """Raises ContractError if there are problems, from `check_golden` or `golden_differences`."""
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise ContractError(
+            f"the adapter does not answer as the trained one did\n{lines}",
+            place=place,
+            remedy="its files were changed or mixed with others; train or copy it again",
+        )
+
+
 def check_golden(model: PreTrainedModel | PeftModel, contract: Contract) -> list[str]:
     """Runs the golden prompts and compares; one line for each that differs beyond `RELATIVE_TOLERANCE`.
 

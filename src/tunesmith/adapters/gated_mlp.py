@@ -23,8 +23,8 @@ from transformers.activations import GELUTanh, SiLUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from tunesmith.adapters.fast_lora import FastLoraLinear, Projection, frozen_projection
-from tunesmith.models.modules import is_hooked
-from tunesmith.models.rms_norm import NormSource, computes_as, row_blocks, source_of, usable_source
+from tunesmith.models.modules import computes_as, is_hooked, subclass_of
+from tunesmith.models.rms_norm import NormSource, row_blocks, source_of, usable_source
 
 BLOCK_ROWS = 512
 """Tokens in a block on a CPU; weights are read anew for each, which costs too much below."""
@@ -56,15 +56,9 @@ def use_lean_mlps(model: nn.Module) -> int:
         if isinstance(module, _LeanMLP):
             count += 1
         elif computes_as(kind, LlamaMLP, "forward") and _activation(cast(Any, module).act_fn) is not None:
-            module.__class__ = _lean_class(kind)
+            module.__class__ = subclass_of(kind, _LeanMLP)
             count += 1
     return count
-
-
-@functools.cache
-def _lean_class(mlp: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of the MLP's class, so that whoever asks for its class gets the answer it expects."""
-    return type(f"Lean{mlp.__name__}", (_LeanMLP, mlp), {})
 
 
 def _activation(module: nn.Module) -> _Activation | None:

@@ -5,9 +5,10 @@ computed by `label_head`, in less memory than any fused loss over all positions.
 """
 
 import importlib.util
-from typing import Any
 
 from torch import nn
+
+from tunesmith.models.modules import unwrapped
 
 KERNELS = {"rms_norm": True, "swiglu": True, "geglu": True}
 """What is asked of Liger, by the names of its arguments; families take what they have."""
@@ -25,8 +26,7 @@ def use_liger(model: nn.Module) -> str | None:
         What was put in place, for the report; None where Liger is not installed, does not know the model's family, or
         the model is not on CUDA.
     """
-    outer: Any = model
-    inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+    inner = unwrapped(model)
     if next(inner.parameters()).device.type != "cuda" or importlib.util.find_spec("liger_kernel") is None:
         return None
     from liger_kernel.transformers import monkey_patch

@@ -1,9 +1,11 @@
-"""What is to know of a module before it is run: what it is wrapped in, in which mode, and by what else."""
+"""What is to know of a module before it is run: what it is wrapped in, in which mode, and by what else; its class."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any, cast
 
 from torch import nn
@@ -36,3 +38,26 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def computes_as(one: type, other: type, *methods: str) -> bool:
+    """Whether the methods of two classes are the same code, the names of their variables aside."""
+    return all(
+        isinstance(mine := getattr(one, name, None), FunctionType) and _code(mine) == _code(getattr(other, name))
+        for name in methods
+    )
+
+
+def _code(function: FunctionType) -> tuple[Any, ...]:
+    code = function.__code__
+    modules = tuple(function.__globals__[name] for name in code.co_names if name in function.__globals__)
+    return code.co_code, code.co_consts, code.co_names, code.co_argcount, modules
+
+
+@functools.cache
+def subclass_of(kind: type[nn.Module], first: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of `kind` with the methods of `first`, so that whoever asks for its class gets the answer it expects.
+
+    To be set as `__class__` of a module of that kind; parameters, names and all other methods stay.
+    """
+    return type(f"Lean{kind.__name__}", (first, kind), {})

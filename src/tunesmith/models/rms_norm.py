@@ -15,10 +15,8 @@ Shapes: N tokens (all leading dimensions), M of them in a block, I the width.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -26,6 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from tunesmith.models.modules import computes_as, subclass_of
 
 BLOCK_ROWS = 512
 """Tokens in a block on a CPU: at a width of 576 a float32 block is 1.2 MB."""
@@ -75,32 +75,12 @@ def use_lean_norms(model: nn.Module) -> int:
         if isinstance(module, _LeanNorm):
             count += 1
         elif computes_as(kind, LlamaRMSNorm, "forward"):
-            module.__class__ = _lean_class(kind, _LeanLlamaNorm)
+            module.__class__ = subclass_of(kind, _LeanLlamaNorm)
             count += 1
         elif computes_as(kind, GemmaRMSNorm, "forward", "_norm"):
-            module.__class__ = _lean_class(kind, _LeanGemmaNorm)
+            module.__class__ = subclass_of(kind, _LeanGemmaNorm)
             count += 1
     return count
-
-
-def computes_as(one: type, other: type, *methods: str) -> bool:
-    """Whether the methods of two classes are the same code, the names of their variables aside."""
-    return all(
-        isinstance(mine := getattr(one, name, None), FunctionType) and _code(mine) == _code(getattr(other, name))
-        for name in methods
-    )
-
-
-def _code(function: FunctionType) -> tuple[Any, ...]:
-    code = function.__code__
-    modules = tuple(function.__globals__[name] for name in code.co_names if name in function.__globals__)
-    return code.co_code, code.co_consts, code.co_names, code.co_argcount, modules
-
-
-@functools.cache
-def _lean_class(norm: type[nn.Module], lean: type[_LeanNorm]) -> type[nn.Module]:
-    """A subclass of the norm's class, so that whoever asks for its class gets the answer it expects."""
-    return type(f"Lean{norm.__name__}", (lean, norm), {})
 
 
 class _LeanNorm(nn.Module):
@@ -115,9 +95,10 @@ class _LeanNorm(nn.Module):
             return cast(Tensor, super().forward(x))
         x_NI = x.reshape(-1, x.shape[-1])
         apply: Callable[..., tuple[Tensor, Tensor]] = _Norm.apply
-        y_NI, rstd_N1 = apply(x_NI, self._factor(), self._eps(), self._rounds_before_weight)
+        factor_I = self._factor()
+        y_NI, rstd_N1 = apply(x_NI, factor_I, self._eps(), self._rounds_before_weight)
         y = y_NI.view(x.shape)
-        cast(Any, y)._tunesmith_norm = (NormSource(x_NI, rstd_N1, self._factor()), y._version)
+        cast(Any, y)._tunesmith_norm = (NormSource(x_NI, rstd_N1, factor_I), y._version)
         return y
 
     _rounds_before_weight = True

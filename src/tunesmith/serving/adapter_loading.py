@@ -8,10 +8,16 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.adapters.contract import Contract, check_contract, golden_differences, read_contract
+from tunesmith.adapters.contract import (
+    Contract,
+    check_contract,
+    golden_differences,
+    read_contract,
+    refuse_other_answers,
+)
 from tunesmith.data.records import Message
 from tunesmith.data.template import ChatTemplate
-from tunesmith.errors import AdapterError, ContractError
+from tunesmith.errors import AdapterError
 from tunesmith.serving.adapter_bank import AdapterVersion, check_name
 from tunesmith.serving.lora_files import read_lora
 from tunesmith.serving.runner import Runner
@@ -74,13 +80,7 @@ def _check_golden(runner: Runner, contract: Contract, version: AdapterVersion) -
         dtype=runner.dtype,
         vocabulary_size=runner.vocabulary_size,
     )
-    if problems:
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise ContractError(
-            f"the adapter does not answer as the trained one did\n{lines}",
-            place=str(version.folder),
-            remedy="its files were changed or mixed with others; train or copy it again",
-        )
+    refuse_other_answers(problems, str(version.folder))
 
 
 def _check_effect(runner: Runner, version: AdapterVersion) -> None:

@@ -100,11 +100,6 @@ class BlockPool:
                 else:
                     self._release(block)
 
-    def forget(self) -> None:
-        """Evicts every kept block."""
-        while self._kept:
-            self._evict()
-
     def check_integrity(self, references: dict[int, int]) -> None:
         """Raises AssertionError unless every block is accounted for.
 

@@ -102,11 +102,14 @@ class Engine:
         self._bank = self._runner.bank
         self._base_digest: str | None = None
         self.context = self._runner.context
-        blocks = self._blocks(kv_cache_tokens, block_size)
-        cache = KvCache(blocks, block_size, prefix_cache=prefix_cache)
+        try:
+            cache = KvCache(self._blocks(kv_cache_tokens, block_size), block_size, prefix_cache=prefix_cache)
+            with memory_errors("hold the cache", place="kv_cache_tokens"):
+                self._pool = self._runner.make_pool(cache.capacity)
+        except BaseException:
+            self._runner.close()  # the model is as it was
+            raise
         self.scheduler = Scheduler(cache, limits)
-        with memory_errors("hold the cache", place="kv_cache_tokens"):
-            self._pool = self._runner.make_pool(cache.capacity)
         self._texts: dict[str, AnswerText] = {}
         self._scored: dict[str, int] = {}  # prompt tokens whose log-probability was reported
         self._pending: list[Event] = []
@@ -236,7 +239,7 @@ class Engine:
         if not plan.chunks:
             return events
         wanted = WantedRows(plan, self._scored)
-        logits_PV = self._runner.run(plan, self._pool, self.scheduler.cache.block_size, wanted.scored_rows)
+        logits_PV = self._runner.run(plan, self._pool, self.scheduler.cache.block_size, wanted.all)
         scores = {chunk: self._score_prompt(chunk, wanted.of_prompt(chunk, logits_PV)) for chunk in wanted.scored}
         sampled, sampled_SV = wanted.sampled, wanted.of_samples(logits_PV)
         raw = {
@@ -275,7 +278,8 @@ class Engine:
         waiting = list(zip(prompts, samplings, per_prompt, strict=True))[::-1]
         order: list[str] = []
         others: list[Event] = []
-        while waiting or any(events[-1:] == [] or not events[-1].finish_reason for events in gathered.values()):
+        unfinished: set[str] = set()
+        while waiting or unfinished:
             while waiting and self.scheduler.waiting < self.scheduler.limits.max_waiting_requests:
                 prompt, chosen, mixed = waiting[-1]
                 try:
@@ -286,8 +290,11 @@ class Engine:
                     raise
                 waiting.pop()
                 gathered[order[-1]] = []
+                unfinished.add(order[-1])
             for event in self.step():
                 gathered.get(event.request_id, others).append(event)
+                if event.finish_reason is not None:
+                    unfinished.discard(event.request_id)
         self._pending = others + self._pending
         return [
             self._answer(gathered[request_id], with_text=chosen is not None and bool(chosen.stop))

@@ -64,11 +64,6 @@ class KvCache:
         return self._pool.size * self.block_size
 
     @property
-    def available_blocks(self) -> int:
-        """Blocks that can be had, those with evictable content among them."""
-        return self._pool.available
-
-    @property
     def used_share(self) -> float:
         """Share of the blocks that running requests hold."""
         return 1 - self._pool.available / self._pool.size
@@ -134,10 +129,6 @@ class KvCache:
     def table(self, request: Request) -> BlockTable:
         """The request's table."""
         return self._tables[request.request_id]
-
-    def forget(self) -> None:
-        """Drops all content that no running request uses."""
-        self._pool.forget()
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless tables, references and keys agree."""

@@ -109,7 +109,7 @@ class LoraSites:
             site = _Site(self, len(self._modules), cast(Any, module).forward, is_head=module is head)
             self.index[name] = site.number
             self._modules.append(module)
-            module.forward = site  # type: ignore[method-assign]
+            cast(Any, module).forward = site
         self._group_of = list(range(len(self._modules)))
         self._body: Sequence[Segment] = ()
         self._head: Sequence[Segment] = ()
@@ -235,12 +235,13 @@ class LoraSites:
         count = len(stack.members)
         if self._input is not x_1TI:
             self._input = x_1TI
-            self._shrunk_NMR = torch.bmm(x_1TI.view(count, -1, x_1TI.shape[-1]), stack.a_NIR(group))
+            self._shrunk_NMR = torch.bmm(x_1TI.view(count, -1, x_1TI.shape[-1]), stack.first_factors(group))
         site = stack.first.groups[group].sites.get(number)
         if site is None or self._shrunk_NMR is None:
             return
         product_NMR = self._shrunk_NMR[..., site.columns]
-        y_1TO.view(count, -1, y_1TO.shape[-1]).baddbmm_(product_NMR, stack.b_NRO(group, number), alpha=site.scaling)
+        b_NRO = stack.second_factors(group, number)
+        y_1TO.view(count, -1, y_1TO.shape[-1]).baddbmm_(product_NMR, b_NRO, alpha=site.scaling)
 
 
 class _Stack:
@@ -252,12 +253,14 @@ class _Stack:
         self._a: dict[int, Tensor] = {}
         self._b: dict[int, Tensor] = {}
 
-    def a_NIR(self, group: int) -> Tensor:  # noqa: N802
+    def first_factors(self, group: int) -> Tensor:
+        """a_NIR of the members."""
         if group not in self._a:
             self._a[group] = torch.stack([member.groups[group].a_IR for member in self.members])
         return self._a[group]
 
-    def b_NRO(self, group: int, number: int) -> Tensor:  # noqa: N802
+    def second_factors(self, group: int, number: int) -> Tensor:
+        """b_NRO of the members."""
         if number not in self._b:
             self._b[number] = torch.stack([member.groups[group].sites[number].b_RO for member in self.members])
         return self._b[number]

@@ -23,6 +23,7 @@ class WantedRows:
     Attributes:
         scored: for each chunk that scores tokens of its prompt, the rows that predict them.
         sampled: the chunks that give a next token, in row order.
+        all: the rows with logits, ascending.
     """
 
     def __init__(self, plan: StepPlan, done: Mapping[str, int]) -> None:
@@ -41,14 +42,10 @@ class WantedRows:
                 last[chunk] = row - 1
         self.sampled = list(last)
         wanted = {*last.values(), *(row for rows in self.scored.values() for row in rows)}
-        place = {row: at for at, row in enumerate(sorted(wanted))}
+        self.all = sorted(wanted)
+        place = {row: at for at, row in enumerate(self.all)}
         self._prompt_places = {chunk: [place[row] for row in rows] for chunk, rows in self.scored.items()}
         self._sample_places = [place[row] for row in last.values()]
-
-    @property
-    def scored_rows(self) -> list[int]:
-        """All rows that score, ascending."""
-        return sorted(row for rows in self.scored.values() for row in rows)
 
     def of_prompt(self, chunk: Chunk, logits_PV: Tensor) -> Tensor:
         """logits_NV of the rows that score this chunk's prompt."""

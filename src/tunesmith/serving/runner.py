@@ -114,27 +114,23 @@ class Runner:
         """Memory for the keys and values of so many tokens."""
         return KvPool(self.layers, positions, dtype=self.dtype, device=self.device)
 
-    def run(self, plan: StepPlan, pool: KvPool, block_size: int, scored: Sequence[int] = ()) -> Tensor:
+    def run(self, plan: StepPlan, pool: KvPool, block_size: int, wanted: Sequence[int]) -> Tensor:
         """Computes a step.
 
         Args:
             plan: what is computed.
             pool: keys and values; those of the plan's rows are written.
             block_size: positions of a block.
-            scored: further rows whose logits are wanted, ascending.
+            wanted: the rows whose logits are wanted, ascending.
 
         Returns:
-            logits_PV in float32: of the last row of each chunk that samples, and of the rows `scored`, in row order.
+            logits_PV in float32: of the rows `wanted`.
         """
         token_ids: list[int] = []
         positions: list[int] = []
-        wanted: list[int] = list(scored)
         for chunk in plan.chunks:
             token_ids.extend(chunk.token_ids)
             positions.extend(range(chunk.start, chunk.end))
-            if chunk.samples:
-                wanted.append(len(token_ids) - 1)
-        wanted = sorted(set(wanted))
         body, head = self._segments(plan, wanted)
         with torch.inference_mode():
             step = AttentionStep(pool, plan.chunks, block_size, self.device)
@@ -142,7 +138,7 @@ class Runner:
                 return self._forward(
                     torch.tensor([token_ids], device=self.device),
                     torch.tensor([positions], device=self.device),
-                    torch.tensor(wanted, dtype=torch.long, device=self.device),
+                    torch.tensor(list(wanted), dtype=torch.long, device=self.device),
                     step,
                 )
 

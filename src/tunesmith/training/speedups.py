@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accelerate import Accelerator
@@ -148,7 +148,7 @@ def prepare_compilation(
     speedups: Speedups,
     model: nn.Module,
     mode: str,
-    batches: Sequence[Sequence[int]],
+    typical_batches: Callable[[], Sequence[Sequence[int]]],
     lengths: Sequence[int],
     *,
     as_begun: bool | None,
@@ -161,7 +161,7 @@ def prepare_compilation(
         speedups: what was decided is noted here.
         model: PEFT around the model, as the accelerator prepared it.
         mode: the recipe's train.compile.
-        batches: indices of the examples of some micro-batches that are typical of the run.
+        typical_batches: gives the indices of the examples of some micro-batches that are typical of the run.
         lengths: tokens of every example.
         as_begun: what an earlier part of the run did, which auto does again; None in the first part.
         tokens: real tokens of the whole run.
@@ -179,7 +179,7 @@ def prepare_compilation(
     if reason is None:
         compiled = compile_layers(
             model,
-            typical_shapes(batches, lengths),
+            typical_shapes(typical_batches(), lengths),
             device=accelerator.device,
             autocast=accelerator.autocast,
         )

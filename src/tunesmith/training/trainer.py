@@ -315,7 +315,7 @@ class Trainer:
             self._speedups,
             self._model,
             section.compile,
-            [part for step in range(min(epoch, TYPICAL_STEPS)) for part in self._micro_batches(step)],
+            lambda: [part for step in range(min(epoch, TYPICAL_STEPS)) for part in self._micro_batches(step)],
             self._lengths,
             as_begun=self._state.compiles,
             tokens=sum(map(int, self._lengths)) * self._total / epoch,
