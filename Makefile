@@ -10,8 +10,10 @@ demo: $(VENV)/.installed
 	rm -rf runs/make-demo
 	$(BIN)/tunesmith run recipes/demo.yaml --run runs/make-demo
 
+# Two processes of one thread each: tiny models gain nothing from a second thread. WORKERS=0 runs all tests in one process.
+WORKERS ?= 2
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Hundreds of runs, each with a fault injected by real means; prints what was lost.
 test-faults: $(VENV)/.installed-dev
