@@ -113,7 +113,7 @@ def _look_at_speed(report: Report, device: torch.device) -> None:
         report.add_figure(
             f"{name}_gflops",
             f"Matrix products in {name}",
-            round(speed),
+            float(f"{speed:.3g}"),
             "GFLOP/s",
             f"{_PRODUCT_WIDTH} x {_PRODUCT_WIDTH}",
         )
