@@ -2,12 +2,13 @@
 
 Usage: python scripts/readme_figures.py [RUN OUTPUT_FILE]
 RUN is the demo's run folder, OUTPUT_FILE what `make demo` printed (standard output and error together). Without them
-only the blocks that come from benchmarks/results are rewritten.
+only the blocks that come from benchmarks/results are rewritten, and the picture of the training speed.
 """
 
 import json
 import re
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,14 @@ TRAIN_TOOLS = {
 }
 """Rows of the table; of each the fastest run."""
 
+TRAIN_PICTURE = "benchmarks/results/train.svg"
+PICTURE_LEFT, PICTURE_BAR, PICTURE_ROW = 250, 420, 44
+"""Pixels: where bars begin, the longest of them, and the height of a row."""
+
 
 def main(run: Path | None = None, output: Path | None = None) -> None:
-    """Rewrites the marked blocks of both READMEs; those of the demo only if its run is given."""
+    """Rewrites the marked blocks of both READMEs, those of the demo only if its run is given, and their picture."""
+    (ROOT / TRAIN_PICTURE).write_text(train_picture(_result("train")), encoding="utf-8")
     for name, language in READMES.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")
@@ -161,18 +167,49 @@ def train_table(train: dict[str, Any], language: str) -> str:
     if train["quick"]:
         return smoke
     rows, steps = [head, "|---|---|---|---|---|"], []
-    for (part, tool), name in TRAIN_TOOLS.items():
-        runs = [one for one in train["results"] if (one["part"], one["tool"]) == (part, tool) and "failed" not in one]
-        if not runs:
-            continue
-        best = max(runs, key=lambda one: one["median_tokens_per_second"])
+    for name, setting, best in _fastest_runs(train):
         low, high = best["quartiles"]
         rate, memory = best["median_tokens_per_second"], best["peak_bytes"] / 1e9
-        setting = best["name"] if part == "speed" else f"last:2, {best['name'].rpartition(', ')[2]}"
         rows.append(f"| {name} | {setting} | {rate:.0f} | {low:.0f}–{high:.0f} | {memory:.1f} |")
         steps.append(best["steady_steps"])
     said = last.format(steps=min(steps, default=0), precision=train["precision"], device=train["machine"]["device"])
-    return "\n".join([*rows, "", said])
+    return "\n".join([f"![{head.split('|')[3].strip()}]({TRAIN_PICTURE})", "", *rows, "", said])
+
+
+def train_picture(train: dict[str, Any]) -> str:
+    """The speeds of `train_table` as bars, in SVG whose colours are read on light and on dark pages."""
+    runs = _fastest_runs(train)
+    scale = PICTURE_BAR / max((best["median_tokens_per_second"] for _, _, best in runs), default=1.0)
+    parts, left = [], PICTURE_LEFT - 8
+    for row, (name, setting, best) in enumerate(runs):
+        rate, middle = best["median_tokens_per_second"], PICTURE_ROW * (row + 0.5)
+        colour = "#1f8a70" if name == "Tunesmith" else "#8a8f98"
+        parts += [
+            f'<text x="{left}" y="{middle - 2:g}" text-anchor="end">{escape(name)}</text>',
+            f'<text x="{left}" y="{middle + 12:g}" text-anchor="end" font-size="11">{escape(setting)}</text>',
+            f'<rect x="{PICTURE_LEFT}" y="{middle - 11:g}" width="{scale * rate:.1f}" height="22" fill="{colour}"/>',
+            f'<text x="{PICTURE_LEFT + scale * rate + 8:.1f}" y="{middle + 5:g}">{rate:.0f} tokens/s</text>',
+        ]
+    width, height = PICTURE_LEFT + PICTURE_BAR + 110, PICTURE_ROW * len(runs)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="14" fill="#7a808a" role="img">\n'
+        f"<title>Training speed in {escape(train['precision'])}, on: {escape(train['machine']['device'])}</title>\n"
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+
+
+def _fastest_runs(train: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name, setting and figures of the fastest run of each of `TRAIN_TOOLS`."""
+    found = []
+    for (part, tool), name in TRAIN_TOOLS.items():
+        runs = [one for one in train["results"] if (one["part"], one["tool"]) == (part, tool) and "failed" not in one]
+        if runs:
+            best = max(runs, key=lambda one: one["median_tokens_per_second"])
+            setting = best["name"] if part == "speed" else f"last:2, {best['name'].rpartition(', ')[2]}"
+            found.append((name, setting, best))
+    return found
 
 
 if __name__ == "__main__":

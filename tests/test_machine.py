@@ -1,7 +1,7 @@
-import importlib.util
 import shutil
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +44,19 @@ def test_the_machine_is_described_and_nothing_is_written(tmp_path: Path) -> None
     assert Report.from_dict(report.to_dict()) == report
 
 
+def test_slow_products_are_told_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_product_speed", lambda _, dtype: 0.3456 if dtype == torch.bfloat16 else 456.7)
+    report = doctor()
+    assert (report.figure("bf16_gflops"), report.figure("fp32_gflops")) == (0.346, 457)
+
+
+def test_looking_for_pip_leaves_an_imported_distutils_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distutils", ModuleType("distutils"))
+    before = sys.modules["distutils"]
+    doctor()
+    assert sys.modules["distutils"] is before
+
+
 def test_an_unsafe_torch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
     report = doctor()
@@ -77,8 +90,7 @@ def test_the_cache_is_listed_with_its_state(tmp_path: Path) -> None:
 
 
 def test_without_pip_the_default_model_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name))
+    monkeypatch.setattr(module, "PathFinder", SimpleNamespace(find_spec=lambda _: None))
     finding = _finding(doctor(), "pip-missing")
     assert finding.severity is Severity.WARNING
     assert finding.remedy == "python -m ensurepip"

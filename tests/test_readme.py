@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import yaml
 from pydantic import BaseModel
-from scripts.readme_figures import train_table
+from scripts.readme_figures import TRAIN_PICTURE, train_picture, train_table
 
 import tunesmith
 from tunesmith import config
@@ -174,6 +174,7 @@ def test_both_readmes_say_the_same() -> None:
 def test_the_figures_are_real_ones() -> None:
     faults = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text(encoding="utf-8"))
     train = json.loads((ROOT / "benchmarks" / "results" / "train.json").read_text(encoding="utf-8"))
+    assert (ROOT / TRAIN_PICTURE).read_text(encoding="utf-8") == train_picture(train)
     for language, text in zip(("en", "zh"), READMES.values(), strict=True):
         assert marked(text, "figures:train") == f"{train_table(train, language)}\n"
         assert "Exact match" in marked(text, "output:demo")

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from benchmarks.train_speed.configurations import PARTS, configurations
@@ -13,7 +14,7 @@ from benchmarks.train_speed.figures import quartiles, summarize, verdicts
 from benchmarks.train_speed.peers import RUNNERS, Job
 from benchmarks.train_speed.processes import FailedError, run_process
 from benchmarks.train_speed.report import COLUMNS, build_report, cells
-from scripts.readme_figures import train_table
+from scripts.readme_figures import train_picture, train_table
 
 from tests.tiny import tiny_model_folder
 from tunesmith.data.batching import StepPlan
@@ -197,3 +198,8 @@ def test_the_page_and_the_readmes_show_every_tools_best_run_and_the_machine() ->
     smoke = train_table(outcome(rows, quick=True), "en")
     assert "smoke run" in smoke
     assert "|" not in smoke
+    picture = train_picture(outcome(rows))
+    bars = {float(width) for width in re.findall(r'<rect [^>]* width="([0-9.]+)"', picture)}
+    assert max(bars) == 420, "the fastest takes the whole width"
+    assert "30 tokens/s" in picture
+    assert ElementTree.fromstring(picture).tag.endswith("svg")

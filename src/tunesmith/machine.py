@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import torch
@@ -192,7 +193,8 @@ def _look_at_cache(report: Report) -> None:
     rows = tuple((folder.name, round(_size_gb(folder), 2), find_problem(folder) or "whole") for folder in folders)
     report.tables.append(Table(f"Cached models in {models}", ("model", "GB", "state"), rows))
     missing = [name for name in CATALOG if not (models / name).is_dir()]
-    has_pip = importlib.util.find_spec("pip") is not None
+    # Not `importlib.util.find_spec`: setuptools' finder would put its own distutils in place of an imported one.
+    has_pip = PathFinder.find_spec("pip") is not None
     report.add_figure("pip", "pip is there to fetch the default model", "yes" if has_pip else "no")
     if missing and not has_pip:
         report.add_finding(

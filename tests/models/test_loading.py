@@ -106,8 +106,11 @@ def test_a_damaged_weights_file_is_not_loaded(folder: Path) -> None:
 
 
 def test_a_model_without_generation_settings_loads(folder: Path) -> None:
+    expected = load_model(folder, precision="fp32", device=CPU).state_dict()
     (folder / "generation_config.json").unlink()
-    load_model(folder, precision="fp32", device=CPU)
+    found = load_model(folder, precision="fp32", device=CPU).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_missing_tensor_is_an_error_not_a_random_one(folder: Path) -> None:
